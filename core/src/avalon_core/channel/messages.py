@@ -1,0 +1,136 @@
+"""What host and enclave say to each other.
+
+    host -> enclave      Configure, Process, Cancel, Shutdown
+    enclave -> host      Started, Done, Failed, Log
+
+The host sends Configure first and waits for Started (or for the enclave to end). A handle is the host's number for
+one hand-over of one order; the enclave answers each Process with exactly one Done or Failed, in any order, unless
+it dies. After Cancel the answer may still be either; nobody waits for it.
+"""
+
+from typing import Any
+
+import msgspec
+
+from avalon_core.errors import ChannelError
+
+
+class Configure(msgspec.Struct, frozen=True, tag="configure", array_like=True):
+    """The enclave's configuration. Nothing in it is secret."""
+
+    worker_name: str
+    keys: str
+    """``fresh``: new keys at every start. ``sealed``: those of ``sealed_keys``, or new ones where it is None."""
+
+    sealed_keys: bytes | None = None
+    """What an earlier start returned in Started.sealed_keys."""
+
+    accept_legacy: bool = False
+    """Accept orders whose key and iv encrypt more than one message."""
+
+    tenant: str | None = None
+    organization_id: str = ""
+    application_type_id: str = ""
+    threads: int = 2
+    """Orders that are processed at the same time."""
+
+
+class Process(msgspec.Struct, frozen=True, tag="process", array_like=True):
+    """Process an order."""
+
+    handle: int
+    request: bytes
+    """The params of WorkOrderSubmit, the JSON exactly as the requester sent it."""
+
+    registered_key: str | None = None
+    """PEM of the key that is registered for the requester."""
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel", array_like=True):
+    """Nobody wants this result any more."""
+
+    handle: int
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag="shutdown", array_like=True):
+    """Finish what is being processed, answer it, and end."""
+
+
+class Started(msgspec.Struct, frozen=True, tag="started", array_like=True):
+    """The enclave is ready."""
+
+    details: bytes
+    """JSON of the worker record's details: keys, evidence, workloads."""
+
+    measurement: str
+    """Hex."""
+
+    platform: str
+    simulated: bool
+    sealed_keys: bytes | None = None
+    """To be kept by the host and given back at the next start; opaque, and worthless elsewhere."""
+
+    keys_restored: bool = False
+    """The keys are those that were sealed, so orders sealed to them before still open."""
+
+
+class Done(msgspec.Struct, frozen=True, tag="done", array_like=True):
+    """The order was processed: JSON of its result."""
+
+    handle: int
+    result: bytes
+    legacy: bool = False
+    """The order repeats a (key, iv) pair and was accepted all the same."""
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
+    """The order was refused or its workload failed. The message names what is wrong and quotes nothing."""
+
+    handle: int
+    code: int
+    message: str
+
+
+class Log(msgspec.Struct, frozen=True, tag="log", array_like=True):
+    """Something an operator should know. Events and fields come from a fixed list, never from orders."""
+
+    level: str
+    event: str
+    fields: dict[str, Any] = {}
+
+
+ToEnclave = Configure | Process | Cancel | Shutdown
+ToHost = Started | Done | Failed | Log
+
+_encoder = msgspec.msgpack.Encoder()
+_to_enclave = msgspec.msgpack.Decoder(ToEnclave)
+_to_host = msgspec.msgpack.Decoder(ToHost)
+
+
+def encode_message(message: ToEnclave | ToHost) -> bytes:
+    """The payload of one frame."""
+    return _encoder.encode(message)
+
+
+def decode_to_enclave(payload: bytes) -> ToEnclave:
+    """Read what the host says.
+
+    Raises:
+        ChannelError: not one of its messages.
+    """
+    try:
+        return _to_enclave.decode(payload)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise ChannelError(f"not a message to an enclave: {exc}") from None
+
+
+def decode_to_host(payload: bytes) -> ToHost:
+    """Read what the enclave says.
+
+    Raises:
+        ChannelError: not one of its messages.
+    """
+    try:
+        return _to_host.decode(payload)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise ChannelError(f"not a message to a host: {exc}") from None

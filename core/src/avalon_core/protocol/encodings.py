@@ -1,0 +1,81 @@
+"""Hex and base64 as the wire uses them, read strictly; and the canonical encoding of what we sign and hash.
+
+Python's own decoders skip white space and accept several spellings of one value. Here a text either is exactly
+an encoding or is refused, so that what was hashed and what was decoded can never differ.
+"""
+
+import base64
+import binascii
+import re
+
+from avalon_core.errors import EncodingError
+
+_HEX = re.compile(r"(?:[0-9a-fA-F]{2})*\Z")
+_LOWER_HEX = re.compile(r"(?:[0-9a-f]{2})*\Z")
+
+
+def decode_hex(text: str, *, what: str) -> bytes:
+    """Decode hex of either case, whole bytes, without ``0x``.
+
+    Raises:
+        EncodingError: naming ``what``, never quoting the text.
+    """
+    if _HEX.match(text) is None:
+        raise EncodingError(f"{what} is not hex: expected an even number of digits 0-9, a-f")
+    return bytes.fromhex(text)
+
+
+def decode_lower_hex(text: str, *, what: str) -> bytes:
+    """Decode hex in its one canonical spelling (lower case). Used where a changed byte must never go unnoticed.
+
+    Raises:
+        EncodingError: naming ``what``.
+    """
+    if _LOWER_HEX.match(text) is None:
+        raise EncodingError(f"{what} is not canonical hex: expected an even number of lower-case digits")
+    return bytes.fromhex(text)
+
+
+def decode_base64(text: str, *, what: str) -> bytes:
+    """Decode standard base64 with padding; no white space, no other alphabet.
+
+    Raises:
+        EncodingError: naming ``what``.
+    """
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except (binascii.Error, ValueError) as exc:
+        raise EncodingError(f"{what} is not base64: expected the standard alphabet with padding") from exc
+
+
+def encode_base64(data: bytes) -> str:
+    """Standard base64 with padding."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def decode_canonical_base64(text: str, *, what: str) -> bytes:
+    """Decode base64 whose unused trailing bits are zero, so that one value has one spelling.
+
+    Raises:
+        EncodingError: naming ``what``.
+    """
+    data = decode_base64(text, what=what)
+    # Only the last quantum can be spelled in more than one way.
+    if text[-4:] != encode_base64(data[len(data) - (len(data) % 3 or 3) :])[-4:]:
+        raise EncodingError(f"{what} is not canonical base64: unused trailing bits must be zero")
+    return data
+
+
+def encode_fields(*fields: str | None) -> bytes:
+    """The canonical encoding of a list of texts: absent is 00; present is 01, uint32 length, UTF-8.
+
+    It is injective: a field can neither run into its neighbour nor be mistaken for an absent one.
+    """
+    encoded = bytearray()
+    for field in fields:
+        if field is None:
+            encoded += b"\0"
+        else:
+            raw = field.encode()
+            encoded += b"\1" + len(raw).to_bytes(4, "big") + raw
+    return bytes(encoded)
