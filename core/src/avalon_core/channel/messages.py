@@ -103,8 +103,8 @@ ToEnclave = Configure | Process | Cancel | Shutdown
 ToHost = Started | Done | Failed | Log
 
 _encoder = msgspec.msgpack.Encoder()
-_to_enclave = msgspec.msgpack.Decoder(ToEnclave)
-_to_host = msgspec.msgpack.Decoder(ToHost)
+_to_enclave: msgspec.msgpack.Decoder[ToEnclave] = msgspec.msgpack.Decoder(ToEnclave)
+_to_host: msgspec.msgpack.Decoder[ToHost] = msgspec.msgpack.Decoder(ToHost)
 
 
 def encode_message(message: ToEnclave | ToHost) -> bytes:

@@ -31,7 +31,7 @@ from avalon_core.crypto.dialects.base import (
     sorted_by_index,
     wrapped_own_keys,
 )
-from avalon_core.errors import DecryptionFailed
+from avalon_core.errors import DecryptionFailed, EncodingError
 from avalon_core.protocol.encodings import decode_base64, decode_hex, encode_base64
 from avalon_core.protocol.ids import Base64Str, HexStr
 from avalon_core.protocol.orders import (
