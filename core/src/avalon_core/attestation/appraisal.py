@@ -23,7 +23,14 @@ from avalon_core.attestation.policy import TrustPolicy
 from avalon_core.crypto.dialects import WorkerPublicKeys
 from avalon_core.crypto.sealing import load_hpke_public_key, load_rsa_public_key
 from avalon_core.crypto.signing import VerificationKey, digest_of_text, load_verification_key
-from avalon_core.errors import EvidenceError, KeyFormatError, PolicyViolation, SignatureMismatch
+from avalon_core.errors import (
+    EncodingError,
+    EvidenceError,
+    KeyFormatError,
+    PolicyViolation,
+    SignatureMismatch,
+)
+from avalon_core.protocol.encodings import decode_hex, decode_lower_hex
 from avalon_core.protocol.workers import WorkerRecord, WorkerTypeData
 
 
@@ -203,8 +210,8 @@ def _check_binding(data: WorkerTypeData, claims: Claims) -> Check:
     )
     return _check(
         "key binding",
-        bound[:32].hex(),
-        claims.report_data[:32].hex(),
+        bound.hex(),
+        claims.report_data.hex(),
         passed=bound == claims.report_data,
         remedy=remedy,
     )
@@ -217,11 +224,14 @@ def _check_keys(data: WorkerTypeData, checks: list[Check]) -> tuple[WorkerPublic
         rsa = load_rsa_public_key(data.encryption_key)
         hpke = load_hpke_public_key(data.hpke_encryption_key or "")
         verification_key.verify(
-            digest_of_text(data.encryption_key), bytes.fromhex(data.encryption_key_signature)
+            digest_of_text(data.encryption_key),
+            decode_hex(data.encryption_key_signature, what="encryptionKeySignature"),
         )
-        signature = bytes.fromhex(data.hpke_encryption_key_signature or "")
+        signature = decode_lower_hex(
+            data.hpke_encryption_key_signature or "", what="hpkeEncryptionKeySignature"
+        )
         verification_key.verify(digest_of_text(data.hpke_encryption_key or ""), signature, strict=True)
-    except (KeyFormatError, SignatureMismatch, ValueError) as exc:
+    except (KeyFormatError, SignatureMismatch, EncodingError) as exc:
         checks.append(
             _check(
                 name,

@@ -26,29 +26,30 @@ class FrameDecoder:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take what arrived; yield every payload that is complete.
+        """Take what arrived, at once; then yield every payload that is complete, each exactly once.
 
         Raises:
             ChannelError: the peer announces a frame over the cap; the stream is lost.
         """
+        self._buffer += data
+        return self._cut()
+
+    def _cut(self) -> Iterator[bytes]:
         buffer = self._buffer
-        buffer += data
-        start = 0
-        try:
-            while len(buffer) - start >= _LENGTH_BYTES:
-                length = int.from_bytes(buffer[start : start + _LENGTH_BYTES], "big")
-                if length > MAX_FRAME_BYTES:
-                    raise ChannelError(
-                        f"the peer announces a frame of {length} bytes; the cap is {MAX_FRAME_BYTES}"
-                    )
-                end = start + _LENGTH_BYTES + length
-                if len(buffer) < end:
-                    break
-                payload = bytes(memoryview(buffer)[start + _LENGTH_BYTES : end])
-                start = end
-                yield payload
-        finally:
-            del buffer[:start]
+        while len(buffer) >= _LENGTH_BYTES:
+            length = int.from_bytes(buffer[:_LENGTH_BYTES], "big")
+            if length > MAX_FRAME_BYTES:
+                raise ChannelError(
+                    f"the peer announces a frame of {length} bytes; the cap is {MAX_FRAME_BYTES}"
+                )
+            end = _LENGTH_BYTES + length
+            if len(buffer) < end:
+                return
+            with memoryview(buffer) as view:
+                payload = bytes(view[_LENGTH_BYTES:end])
+            # Cheap: a bytearray gives up its front by moving its start, and shrinks by halves.
+            del buffer[:end]
+            yield payload
 
     @property
     def is_empty(self) -> bool:

@@ -1,7 +1,7 @@
 """What host and enclave say to each other.
 
-    host -> enclave      Configure, Process, Cancel, Shutdown
-    enclave -> host      Started, Done, Failed, Log
+    host -> enclave      Configure, Process, Cancel, Ping, Shutdown
+    enclave -> host      Started, Done, Failed, Pong, Log
 
 The host sends Configure first and waits for Started (or for the enclave to end). A handle is the host's number for
 one hand-over of one order; the enclave answers each Process with exactly one Done or Failed, in any order, unless
@@ -52,6 +52,12 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel", array_like=True):
     handle: int
 
 
+class Ping(msgspec.Struct, frozen=True, tag="ping", array_like=True):
+    """Is the enclave alive? Answered at once with Pong, whatever is being processed."""
+
+    sequence: int
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown", array_like=True):
     """Finish what is being processed, answer it, and end."""
 
@@ -83,6 +89,12 @@ class Done(msgspec.Struct, frozen=True, tag="done", array_like=True):
     """The order repeats a (key, iv) pair and was accepted all the same."""
 
 
+class Pong(msgspec.Struct, frozen=True, tag="pong", array_like=True):
+    """The answer to Ping."""
+
+    sequence: int
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
     """The order was refused or its workload failed. The message names what is wrong and quotes nothing."""
 
@@ -99,8 +111,8 @@ class Log(msgspec.Struct, frozen=True, tag="log", array_like=True):
     fields: dict[str, Any] = {}
 
 
-ToEnclave = Configure | Process | Cancel | Shutdown
-ToHost = Started | Done | Failed | Log
+ToEnclave = Configure | Process | Cancel | Ping | Shutdown
+ToHost = Started | Done | Failed | Pong | Log
 
 _encoder = msgspec.msgpack.Encoder()
 _to_enclave: msgspec.msgpack.Decoder[ToEnclave] = msgspec.msgpack.Decoder(ToEnclave)
@@ -120,7 +132,7 @@ def decode_to_enclave(payload: bytes) -> ToEnclave:
     """
     try:
         return _to_enclave.decode(payload)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
         raise ChannelError(f"not a message to an enclave: {exc}") from None
 
 
@@ -132,5 +144,5 @@ def decode_to_host(payload: bytes) -> ToHost:
     """
     try:
         return _to_host.decode(payload)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
         raise ChannelError(f"not a message to a host: {exc}") from None

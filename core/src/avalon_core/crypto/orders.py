@@ -19,6 +19,8 @@ import hmac
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 
@@ -33,13 +35,14 @@ from avalon_core.crypto.dialects import (
     WorkerPublicKeys,
 )
 from avalon_core.crypto.dialects.base import SECRET_BYTES
-from avalon_core.crypto.dialects.hpke import form_fault, header_digest, order_prk, unlock_hpke
+from avalon_core.crypto.dialects.hpke import form_fault, header_digest, order_prk, owned_fault, unlock_hpke
 from avalon_core.crypto.dialects.session import SessionDialect, nonce_reuse, unlock_session
 from avalon_core.crypto.signing import SigningKey, VerificationKey, digest_of_text, load_verification_key
 from avalon_core.errors import AvalonError, DecryptionFailed, EncodingError, KeyFormatError, SignatureMismatch
-from avalon_core.protocol.encodings import decode_base64, decode_canonical_base64, encode_base64
+from avalon_core.protocol.encodings import decode_base64, decode_canonical_base64, decode_hex, encode_base64
 from avalon_core.protocol.errors import WorkOrderCode, WorkOrderError, failed_order, invalid_order
 from avalon_core.protocol.ids import Base64Str, HexStr, RequesterId, WorkerId, WorkloadId, WorkOrderId
+from avalon_core.protocol.limits import MAX_ITEM_INDEX, MAX_ITEMS
 from avalon_core.protocol.orders import (
     CLEAR_TEXT_KEY,
     DATA_ENCRYPTION_ALGORITHM,
@@ -67,6 +70,8 @@ __all__ = [
 ]
 
 WORKER_NONCE_BYTES = 32
+
+_ItemT = TypeVar("_ItemT", bound=InDataItem)
 
 
 class ResultRefused(AvalonError):
@@ -110,9 +115,12 @@ def unlock(request: WorkOrderRequest, keys: WorkerKeys) -> OrderKeys:
                 "retrieve the worker's record again and seal anew"
             )
     try:
-        return unlock_hpke(request, keys) if request.is_hpke else unlock_session(request, keys)
+        opened = unlock_hpke(request, keys) if request.is_hpke else unlock_session(request, keys)
     except (DecryptionFailed, EncodingError) as exc:
         raise failed_order(f"the order's keys do not open: {exc.message}") from None
+    if request.is_hpke and (fault := owned_fault(request, opened)) is not None:
+        raise invalid_order(fault)
+    return opened
 
 
 def open_order(
@@ -177,7 +185,8 @@ def _check_requester(
 def _open_input(dialect: Dialect, request: WorkOrderRequest, item: InDataItem, keys: OrderKeys) -> bytes:
     try:
         if item.is_clear:
-            data = decode_base64(item.data, what=f"inData item {item.index}: data")
+            decode = decode_canonical_base64 if request.is_hpke else decode_base64
+            data = decode(item.data, what=f"inData item {item.index}: data")
         else:
             data = dialect.open_input(request, item, keys)
     except EncodingError as exc:
@@ -210,9 +219,15 @@ def seal_result(
 ) -> WorkOrderResult:
     """Encrypt the outputs for the requester and sign the result, in the dialect of the order.
 
-    ``outputs`` have distinct indices. ``worker_nonce``: 32 bytes, for vectors; otherwise fresh.
+    ``worker_nonce``: 32 bytes, for vectors; otherwise fresh.
+
+    Raises:
+        WorkOrderError: code 1; the outputs cannot be sealed without a key and nonce being used twice, or cannot be
+            told apart by the requester: indices repeat or are out of range, there are too many, or one has no
+            template in an order that is safe only with templates for all.
     """
     request = opened.request
+    _check_outputs(request, outputs)
     nonce = worker_nonce if worker_nonce is not None else os.urandom(WORKER_NONCE_BYTES)
     templates: Mapping[int, OutDataItem] = {template.index: template for template in request.out_data}
     sealed = tuple(
@@ -242,6 +257,24 @@ def seal_result(
     return msgspec.structs.replace(unsigned, worker_signature=Base64Str(encode_base64(signature)))
 
 
+def _check_outputs(request: WorkOrderRequest, outputs: Sequence[Item]) -> None:
+    indices = {output.index for output in outputs}
+    if len(indices) != len(outputs):
+        raise failed_order("the workload made two outputs of one index")
+    if len(outputs) > MAX_ITEMS or any(not 0 <= index <= MAX_ITEM_INDEX for index in indices):
+        raise failed_order(
+            f"the workload's outputs are not {MAX_ITEMS} at most, with indices from 0 to {MAX_ITEM_INDEX}"
+        )
+    if request.is_hpke or not request.session_key_iv or nonce_reuse(request) is not None:
+        return
+    untemplated = indices - {template.index for template in request.out_data}
+    if untemplated:
+        raise failed_order(
+            f"the workload made output {min(untemplated)}, for which the order has no template: it would travel "
+            "under the key and iv of the request hash"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderDraft:
     """An order before it is sealed. ``inputs`` have distinct indices."""
@@ -253,12 +286,15 @@ class OrderDraft:
     requester_nonce: HexStr
     inputs: Sequence[Item]
     owned_inputs: Sequence[InDataItem] = ()
-    """Items that their owners encrypted under keys of their own (see ``seal_owned_input``), passed on as they are."""
+    """Items that their owners encrypted under keys of their own (see ``seal_owned_input``). Their data is passed on
+    as it is; around encryptedDataEncryptionKey, which the owner sealed to the worker, comes a layer of the order's."""
 
     clear: frozenset[int] = frozenset()
     """Indices of inputs that are to travel in clear text."""
 
     out_data: Sequence[OutDataItem] = ()
+    """Templates. A key of a third party's is given as that party sealed it to the worker (see ``seal_owner_key``)."""
+
     response_timeout_msecs: int = 0
     result_uri: str | None = None
     notify_uri: str | None = None
@@ -296,6 +332,7 @@ def seal_order(
 
     Raises:
         KeyFormatError: the worker has no key for this suite.
+        EncodingError: an owner's key is not hex.
         ValueError: no such suite.
     """
     if suite == FORMAT_HPKE:
@@ -322,7 +359,11 @@ def _seal_hpke(draft: OrderDraft, worker: WorkerPublicKeys, random: Callable[[in
     ]
     request = msgspec.structs.replace(
         header,
-        in_data=(*items, *draft.owned_inputs),
+        in_data=(
+            *items,
+            *(_own_key_sealed(item, partial(HPKE.seal_own_key, keys)) for item in draft.owned_inputs),
+        ),
+        out_data=tuple(_own_key_sealed(item, partial(HPKE.seal_own_key, keys)) for item in draft.out_data),
         encrypted_session_key=HexStr(worker.hpke.seal(secret, digest).hex()),
     )
     request_hash = HPKE.request_hash(request)
@@ -336,6 +377,12 @@ def _hpke_item(keys: OrderKeys, item: Item) -> InDataItem:
     return InDataItem(
         index=item.index, data=Base64Str(encode_base64(HPKE.seal_input(keys, item.index, item.data)))
     )
+
+
+def _own_key_sealed(item: _ItemT, seal: Callable[[InDataItem], HexStr]) -> _ItemT:
+    if not item.has_own_key:
+        return item
+    return msgspec.structs.replace(item, encrypted_data_encryption_key=seal(item))
 
 
 def _clear_item(item: Item) -> InDataItem:
@@ -361,6 +408,10 @@ def _seal_session(
         message = dialect.seal_message(keys.session, iv, item.data)
         return InDataItem(index=item.index, data=Base64Str(encode_base64(message)))
 
+    def own_key(item: InDataItem) -> HexStr:
+        wrapped = decode_hex(item.encrypted_data_encryption_key or "", what="encryptedDataEncryptionKey")
+        return HexStr(dialect.seal_wrapped_key(keys.session, wrapped).hex())
+
     request = msgspec.structs.replace(
         _header(draft, payload_format=FORMAT_JSON_RPC, worker_encryption_key=worker.rsa.pem.encode().hex()),
         session_key_iv=HexStr(iv.hex().upper()) if iv else None,
@@ -368,8 +419,9 @@ def _seal_session(
         encrypted_session_key=HexStr(worker.rsa.seal(keys.session).hex().upper()),
         in_data=(
             *(_clear_item(item) if item.index in draft.clear else encrypted(item) for item in draft.inputs),
-            *draft.owned_inputs,
+            *(_own_key_sealed(item, own_key) for item in draft.owned_inputs),
         ),
+        out_data=tuple(_own_key_sealed(item, own_key) for item in draft.out_data),
     )
     request_hash = dialect.request_hash(request)
     sealed_hash = HexStr(dialect.seal_message(keys.session, iv, request_hash).hex().upper())
@@ -417,7 +469,9 @@ def open_result(sealed: SealedOrder, result: WorkOrderResult, worker: Verificati
     1. The result names this order, worker, workload and requester.
     2. A pool's one-time key, where there is one, is vouched for by the worker's key for this very order.
     3. The signature over the result hash verifies.
-    4. Every output that is encrypted to the requester opens.
+    4. Every output travels as its template says, or encrypted to the requester where there is none. (``eea-1.1``
+       does not sign how an output travels: unchecked, a ciphertext could be passed off as clear text.)
+    5. Every output that is encrypted to the requester opens.
 
     Args:
         sealed: what :func:`seal_order` returned.
@@ -445,8 +499,13 @@ def open_result(sealed: SealedOrder, result: WorkOrderResult, worker: Verificati
         signer.verify(result_hash, signature, strict=request.is_hpke)
     except (SignatureMismatch, EncodingError, KeyFormatError) as exc:
         raise ResultRefused(f"the worker's signature does not verify: {exc.message}") from None
+    templates = {template.index: template for template in request.out_data}
     outputs = []
     for item in sorted(result.out_data, key=lambda item: item.index):
+        if _protection(item) != _protection(templates.get(item.index)):
+            raise ResultRefused(
+                f"output {item.index} is not encrypted under the key that the order asked for"
+            )
         if item.has_own_key and item.encrypted_data_encryption_key not in sealed.keys.own:
             continue
         try:
@@ -457,6 +516,13 @@ def open_result(sealed: SealedOrder, result: WorkOrderResult, worker: Verificati
             raise ResultRefused(f"output {item.index} does not open: {exc.message}") from None
         outputs.append(Item(index=item.index, data=data))
     return outputs
+
+
+def _protection(item: OutDataItem | None) -> str:
+    """Under which key an output travels: ``-`` is none, empty is the session's, else the wrapped key."""
+    if item is None or not (item.is_clear or item.has_own_key):
+        return ""
+    return (item.encrypted_data_encryption_key or "").lower()
 
 
 def _result_signer(

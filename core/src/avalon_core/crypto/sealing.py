@@ -8,11 +8,12 @@ MLKEM768-X25519, HKDF-SHA256 and AES-256-GCM, from pyca/cryptography.
 import functools
 import hashlib
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, hpke, serialization
 from cryptography.hazmat.primitives.asymmetric import mlkem, padding, rsa, x25519
 
-from avalon_core.errors import DecryptionFailed, KeyFormatError
+from avalon_core.errors import DecryptionFailed, EncodingError, KeyFormatError
+from avalon_core.protocol.encodings import decode_lower_hex
 
 RSA_BITS = 3072
 _MIN_RSA_BITS = 2048
@@ -66,7 +67,7 @@ class RsaPrivateKey:
         """
         try:
             key = serialization.load_der_private_key(der, None)
-        except (ValueError, TypeError) as exc:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
             raise KeyFormatError("not a private key in DER") from exc
         return cls(_require_rsa_private(key))
 
@@ -79,7 +80,7 @@ class RsaPrivateKey:
         """
         try:
             key = serialization.load_pem_private_key(pem.encode(), None)
-        except (ValueError, TypeError) as exc:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
             raise KeyFormatError("not a private key in PEM") from exc
         return cls(_require_rsa_private(key))
 
@@ -116,7 +117,7 @@ def load_rsa_public_key(pem: str) -> RsaPublicKey:
     """
     try:
         key = serialization.load_pem_public_key(pem.encode())
-    except (ValueError, TypeError) as exc:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
         raise KeyFormatError("not a public key in PEM") from exc
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size < _MIN_RSA_BITS:
         raise KeyFormatError(f"expected an RSA public key of at least {_MIN_RSA_BITS} bits")
@@ -189,19 +190,19 @@ class HpkePrivateKey:
 
 @functools.lru_cache(maxsize=1024)
 def load_hpke_public_key(hex_: str) -> HpkePublicKey:
-    """Read the hex of a worker record. Cached: parsed once, not once an order.
+    """Read the lower-case hex of a worker record. Cached: parsed once, not once an order.
 
     Raises:
         KeyFormatError: another length, or no such key.
     """
     try:
-        raw = bytes.fromhex(hex_)
+        raw = decode_lower_hex(hex_, what="the MLKEM768-X25519 public key")
         if len(raw) != HPKE_PUBLIC_BYTES:
             raise KeyFormatError(
                 f"expected {HPKE_PUBLIC_BYTES} bytes of MLKEM768-X25519 public key, got {len(raw)}"
             )
         kem = mlkem.MLKEM768PublicKey.from_public_bytes(raw[:_MLKEM_PUBLIC_BYTES])
         curve = x25519.X25519PublicKey.from_public_bytes(raw[_MLKEM_PUBLIC_BYTES:])
-    except ValueError as exc:
+    except (EncodingError, ValueError) as exc:
         raise KeyFormatError("not a MLKEM768-X25519 public key") from exc
     return HpkePublicKey(hpke.MLKEM768X25519PublicKey(kem, curve), raw)

@@ -7,6 +7,7 @@ import functools
 import hashlib
 
 import coincurve
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import (
@@ -20,6 +21,8 @@ from avalon_core.errors import KeyFormatError, SignatureMismatch
 
 _ORDER = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
 
+SECRET_KEY_BYTES = 32
+
 
 class SigningKey:
     """A private secp256k1 key. Its bytes leave it only through :meth:`to_bytes`, for sealing."""
@@ -28,6 +31,8 @@ class SigningKey:
 
     def __init__(self, secret: bytes) -> None:
         try:
+            if len(secret) != SECRET_KEY_BYTES:  # libsecp256k1's binding pads what is short
+                raise ValueError
             self._key = coincurve.PrivateKey(secret)
         except ValueError as exc:
             raise KeyFormatError(
@@ -49,7 +54,7 @@ class SigningKey:
         """
         try:
             key = load_pem_private_key(pem.encode(), None)
-        except (ValueError, TypeError) as exc:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
             raise KeyFormatError("not a private key in PEM") from exc
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256K1):
             raise KeyFormatError("expected a secp256k1 private key")
@@ -108,7 +113,7 @@ def load_verification_key(pem: str) -> VerificationKey:
     """
     try:
         key = load_pem_public_key(pem.encode())
-    except (ValueError, TypeError) as exc:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
         raise KeyFormatError("not a public key in PEM") from exc
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256K1):
         raise KeyFormatError("expected a secp256k1 public key")
@@ -132,4 +137,8 @@ def _normalise(signature: bytes) -> bytes:
         r, s = decode_dss_signature(signature)
     except ValueError:
         raise SignatureMismatch("the signature is not an ECDSA signature in DER") from None
+    if not (0 < r < _ORDER and 0 < s < _ORDER):
+        raise SignatureMismatch(
+            "the signature is not an ECDSA signature on secp256k1: r or s is out of range"
+        )
     return encode_dss_signature(r, _ORDER - s) if s > _ORDER // 2 else signature

@@ -5,6 +5,8 @@ from typing import NewType
 
 import msgspec
 
+from avalon_core.errors import EncodingError
+from avalon_core.protocol.encodings import decode_hex
 from avalon_core.protocol.limits import MAX_ID_HEX_DIGITS
 
 WorkOrderId = NewType("WorkOrderId", str)
@@ -45,6 +47,6 @@ def workload_id_of(workload_name: str) -> WorkloadId:
 def workload_name_of(workload_id: str) -> str | None:
     """The workload's name, or None where the id is not hex of UTF-8 (such ids name no workload of ours)."""
     try:
-        return bytes.fromhex(workload_id.removeprefix("0x")).decode()
-    except ValueError:
+        return decode_hex(workload_id.removeprefix("0x"), what="workloadId").decode()
+    except (EncodingError, UnicodeDecodeError):
         return None

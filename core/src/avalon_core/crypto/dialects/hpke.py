@@ -10,6 +10,9 @@ A key seals one message and no other, so the nonce is zeros. Outputs add the wor
 an order run twice (a crash between), the two results still share no key. An item under a key of its owner's has
 the owner's random iv for the input and a derived key for the output.
 
+The owner seals its key to the worker; the requester encrypts that once more under a key of the order's. Without
+the second layer whoever sees an order could put its owned items into an order of its own and read the result.
+
 Every text that is hashed is hashed as it stands on the wire, and every encoding has one spelling, so no changed
 byte goes unnoticed.
 """
@@ -27,7 +30,6 @@ from avalon_core.crypto.dialects.base import (
     WorkerKeys,
     key_of,
     sorted_by_index,
-    wrapped_own_keys,
 )
 from avalon_core.crypto.sealing import HpkePublicKey
 from avalon_core.errors import DecryptionFailed
@@ -57,6 +59,8 @@ _OWNER_INFO = b"avalon-hpke-1 owner\0"
 _KEY_REQUEST_HASH = b"avalon-hpke-1 request hash\0"
 _KEY_INPUT = b"avalon-hpke-1 input\0"
 _KEY_OUTPUT = b"avalon-hpke-1 output\0"
+_KEY_OWNER_INPUT_KEY = b"avalon-hpke-1 owner input key\0"
+_KEY_OWNER_OUTPUT_KEY = b"avalon-hpke-1 owner output key\0"
 _KEY_OWNER_INPUT = b"avalon-hpke-1 owner input\0"
 _KEY_OWNER_OUTPUT = b"avalon-hpke-1 owner output\0"
 
@@ -90,16 +94,25 @@ def owner_info(worker_id: str, workload_id: str) -> bytes:
     return hashlib.sha256(_OWNER_INFO + encode_fields(worker_id, workload_id)).digest()
 
 
+def seal_owner_key(item_key: bytes, *, worker: HpkePublicKey, worker_id: str, workload_id: str) -> str:
+    """Encrypt a key of an owner's to the worker: encryptedDataEncryptionKey of an item or template in a draft.
+
+    ``item_key``: 32 bytes. Sealing the order puts the order's own layer around it.
+    """
+    return worker.seal(item_key, owner_info(worker_id, workload_id)).hex()
+
+
 def seal_owned_input(
     item_key: bytes, iv: bytes, plaintext: bytes, *, worker: HpkePublicKey, worker_id: str, workload_id: str
 ) -> tuple[str, str, str]:
     """Encrypt an item under a key of its owner's: (data, encryptedDataEncryptionKey, iv) for the item's members.
 
-    ``item_key``: 32 bytes, ``iv``: 12 bytes; the owner answers for the pair being fresh.
+    ``item_key``: 32 bytes, ``iv``: 12 bytes; the owner answers for the pair being fresh. Whoever has these three
+    texts can have the worker run the workload on them: they go to the requester over a confidential way.
     """
     message = aead.seal(_expand(_owner_prk(item_key), _KEY_OWNER_INPUT, 0, b""), iv, plaintext)
-    wrapped = worker.seal(item_key, owner_info(worker_id, workload_id))
-    return encode_base64(message), wrapped.hex(), iv.hex()
+    wrapped = seal_owner_key(item_key, worker=worker, worker_id=worker_id, workload_id=workload_id)
+    return encode_base64(message), wrapped, iv.hex()
 
 
 class HpkeDialect:
@@ -133,6 +146,17 @@ class HpkeDialect:
     def seal_input(self, keys: OrderKeys, index: int, plaintext: bytes) -> bytes:
         """One input, as the requester sends it."""
         return aead.seal(_expand(keys.session, _KEY_INPUT, index, b""), _ZERO_NONCE, plaintext)
+
+    def seal_own_key(self, keys: OrderKeys, item: InDataItem) -> HexStr:
+        """The order's layer around the key that an item's owner sealed to the worker.
+
+        Raises:
+            EncodingError: the owner's part is not lower-case hex.
+        """
+        wrapped = decode_lower_hex(
+            item.encrypted_data_encryption_key or "", what="encryptedDataEncryptionKey"
+        )
+        return HexStr(aead.seal(_own_key_key(keys.session, item), _ZERO_NONCE, wrapped).hex())
 
     def seal_output(
         self,
@@ -199,37 +223,53 @@ def unlock_hpke(request: WorkOrderRequest, keys: WorkerKeys) -> OrderKeys:
         DecryptionFailed, EncodingError
     """
     sealed = decode_lower_hex(request.encrypted_session_key, what="encryptedSessionKey")
-    secret = _require_secret(keys.hpke.open_(sealed, header_digest(request)))
+    digest = header_digest(request)
+    prk = order_prk(_require_secret(keys.hpke.open_(sealed, digest)), digest)
+    info = owner_info(request.worker_id, request.workload_id)
+    opened: dict[bytes, bytes] = {}
     own: dict[str, bytes] = {}
-    for wrapped in wrapped_own_keys(request):
-        message = decode_lower_hex(wrapped, what="encryptedDataEncryptionKey")
-        own[wrapped] = _require_secret(
-            keys.hpke.open_(message, owner_info(request.worker_id, request.workload_id))
-        )
-    return OrderKeys(session=order_prk(secret, header_digest(request)), own=own)
+    for item in (*request.in_data, *request.out_data):
+        text = item.encrypted_data_encryption_key
+        if not item.has_own_key or text is None:
+            continue
+        message = decode_lower_hex(text, what="encryptedDataEncryptionKey")
+        wrapped = aead.open_(_own_key_key(prk, item), _ZERO_NONCE, message)
+        if wrapped not in opened:
+            opened[wrapped] = _require_secret(keys.hpke.open_(wrapped, info))
+        own[text] = opened[wrapped]
+    return OrderKeys(session=prk, own=own)
+
+
+def owned_fault(request: WorkOrderRequest, keys: OrderKeys) -> str | None:
+    """Say which inputs share an owner's key and iv, or None. Two wrappings may hold one key, so keys are compared."""
+    used: set[tuple[bytes, str | None]] = set()
+    for item in request.in_data:
+        if item.has_own_key:
+            pair = (key_of(item, keys), item.iv)
+            if pair in used:
+                return f"inData item {item.index}: another item has the same key and iv"
+            used.add(pair)
+    return None
 
 
 def form_fault(request: WorkOrderRequest) -> str | None:
     """Say what in the form of an order our suite refuses, or None.
 
-    Everything that could make two spellings of one order, or two messages under one key and nonce, is refused.
+    Everything that could make two spellings of one order is refused here; owners' keys and ivs that repeat are
+    found by :func:`owned_fault` once the keys are open.
     """
     if request.session_key_iv is not None:
         return "sessionKeyIv: not used by this suite; leave it out"
     if bool(request.verifying_key) != bool(request.requester_signature):
         return "requesterSignature and verifyingKey: send both or neither"
-    owned: set[tuple[str | None, str | None]] = set()
+    if request.requester_signature == "":
+        return "requesterSignature: leave it out where there is none"
     for item in request.in_data:
         if not item.has_own_key:
             if item.iv:
                 return f"inData item {item.index}: iv belongs to items with a key of their own; leave it out"
         elif not item.iv:
             return f"inData item {item.index}: an item with a key of its own needs an iv of 12 bytes"
-        elif (item.encrypted_data_encryption_key, item.iv) in owned:
-            return f"inData item {item.index}: another item has the same key and iv"
-        else:
-            owned.add((item.encrypted_data_encryption_key, item.iv))
-    # The owner could name one key in two wrappings; the enclave compares the keys themselves once they are open.
     if any(template.iv for template in request.out_data):
         return "outData: iv is not used by this suite; leave it out"
     return None
@@ -240,6 +280,11 @@ def _output_key(keys: OrderKeys, item: OutDataItem, request_hash: bytes, worker_
     if item.has_own_key:
         return _expand(_owner_prk(key_of(item, keys)), _KEY_OWNER_OUTPUT, item.index, context)
     return _expand(keys.session, _KEY_OUTPUT, item.index, context)
+
+
+def _own_key_key(prk: bytes, item: InDataItem) -> bytes:
+    label = _KEY_OWNER_OUTPUT_KEY if isinstance(item, OutDataItem) else _KEY_OWNER_INPUT_KEY
+    return _expand(prk, label, item.index, b"")
 
 
 def _owner_prk(item_key: bytes) -> bytes:

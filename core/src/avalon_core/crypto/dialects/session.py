@@ -70,7 +70,11 @@ class SessionDialect:
 
     def open_request_hash(self, request: WorkOrderRequest, keys: OrderKeys) -> bytes:
         message = decode_hex(request.encrypted_request_hash, what="encryptedRequestHash")
-        return self._open(keys.session, iv_of(request.session_key_iv, None), message)
+        iv = iv_of(request.session_key_iv, None)
+        if iv is None and self.needs_explicit_iv:
+            # Opened only so that the order can be recognised, and refused for what is wrong with it.
+            iv = bytes(aead.NONCE_BYTES)
+        return self._open(keys.session, iv, message)
 
     def open_input(self, request: WorkOrderRequest, item: InDataItem, keys: OrderKeys) -> bytes:
         message = decode_base64(item.data, what=f"inData item {item.index}: data")
@@ -126,6 +130,10 @@ class SessionDialect:
     def seal_message(self, key: bytes, iv: bytes | None, plaintext: bytes) -> bytes:
         """Encrypt as a requester does: under the given iv, or with a fresh one before the message."""
         return self._seal(key, iv, plaintext)
+
+    def seal_wrapped_key(self, session_key: bytes, wrapped: bytes) -> bytes:
+        """The requester's layer around an item's own key, which its owner has encrypted to the worker."""
+        return self._seal(session_key, None, wrapped)
 
     def open_wrapped_key(self, session_key: bytes, wrapped: bytes, keys: WorkerKeys) -> bytes:
         """An item's own key: under it RSA by the data's owner, around that AES-GCM with the session key.
@@ -225,12 +233,20 @@ def unlock_session(request: WorkOrderRequest, keys: WorkerKeys) -> OrderKeys:
 def nonce_reuse(request: WorkOrderRequest) -> str | None:
     """Say why an order of existing clients repeats a (key, iv) pair, or None where it does not.
 
-    It is judged by public members alone, so listener and enclave agree. The number of outputs is not known
-    beforehand: outputs without a template of their own fall back on the session key and iv.
+    It is judged by public members alone, so listener and enclave agree. Outputs without a template of their own
+    fall back on the session key and iv. How many there will be is not known beforehand; one is expected for each
+    input, and ``seal_result`` refuses any other where this judgement would turn out wrong.
     """
+    if request.is_hpke:
+        return None  # our suite derives a key for every message, and its form leaves no room for a repetition
     session_iv = (request.session_key_iv or "").lower()
     hash_iv = session_iv or request.encrypted_request_hash[: 2 * aead.NONCE_BYTES].lower()
     used: set[tuple[str, str]] = {("", hash_iv)}
+    for wrapped in wrapped_own_keys(request):
+        pair = ("", wrapped[: 2 * aead.NONCE_BYTES].lower())
+        if pair in used:
+            return "an item's own key is encrypted under a key and iv that another message has used"
+        used.add(pair)
     if session_iv:
         templated = {template.index for template in request.out_data}
         if not request.in_data or any(item.index not in templated for item in request.in_data):
@@ -240,7 +256,8 @@ def nonce_reuse(request: WorkOrderRequest) -> str | None:
             iv = (item.iv or "").lower() or session_iv or _iv_before(item)
             if item.is_clear or not iv:
                 continue
-            pair = ((item.encrypted_data_encryption_key or "") if item.has_own_key else "", iv)
+            own_key = (item.encrypted_data_encryption_key or "").lower() if item.has_own_key else ""
+            pair = (own_key, iv)
             if pair in used:
                 return f"{direction} {item.index} travels under a key and iv that another message has used"
             used.add(pair)

@@ -1,0 +1,5 @@
+"""``python -m avalon_enclave``."""
+
+from avalon_enclave.main import run
+
+run()

@@ -1,0 +1,122 @@
+"""Status and metrics: what the service shows of itself. Numbers and names only; nothing of any order's content."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+from prometheus_client import CollectorRegistry, Histogram, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from avalon_service.hosts.host import HostState
+from avalon_service.orders.ports import OrderCounts, OrderStore
+from avalon_service.settings import Settings
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class ServicePages:
+    """Implements :class:`avalon_service.listener.app.Pages`."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        version: str,
+        orders: OrderStore,
+        hosts: Callable[[], Sequence[HostState]],
+    ) -> None:
+        self._settings = settings
+        self._version = version
+        self._orders = orders
+        self._hosts = hosts
+        self._began = time.monotonic()
+        self._counts = OrderCounts()
+        self._registry = CollectorRegistry()
+        self._calls = Histogram(
+            "avalon_call_seconds",
+            "Time from a call's arrival to its answer, waits included.",
+            ["method"],
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        self._by_method: dict[str, Histogram] = {}
+        self._registry.register(self)
+
+    def answered(self, method: str, seconds: float) -> None:
+        child = self._by_method.get(method)
+        if child is None:
+            child = self._by_method[method] = self._calls.labels(method)
+        child.observe(seconds)
+
+    def is_ready(self) -> bool:
+        return any(host.state == "serving" for host in self._hosts())
+
+    async def status(self) -> bytes:
+        counts = await self._orders.counts()
+        hosts = self._hosts()
+        return msgspec.json.encode(
+            {
+                "version": self._version,
+                "profile": self._settings.profile,
+                "simulated": any(host.simulated for host in hosts),
+                "uptime_seconds": round(time.monotonic() - self._began, 1),
+                "accepts_legacy": self._settings.accepts_legacy,
+                "workers": [
+                    {
+                        "worker_id": host.worker_id,
+                        "name": host.worker_name,
+                        "state": host.state,
+                        "platform": host.platform,
+                        "simulated": host.simulated,
+                        "measurement": host.measurement,
+                        "pid": host.pid,
+                        "restarts": host.restarts,
+                        "in_flight": host.in_flight,
+                        "legacy_orders": host.legacy_orders,
+                        "last_end": host.last_end,
+                    }
+                    for host in hosts
+                ],
+                "orders": {name: getattr(counts, name) for name in OrderCounts.__struct_fields__},
+            }
+        )
+
+    async def metrics(self) -> tuple[bytes, bytes]:
+        self._counts = await self._orders.counts()
+        return CONTENT_TYPE_LATEST.encode(), generate_latest(self._registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """What the registry asks for at each scrape."""
+        orders = GaugeMetricFamily("avalon_orders", "Stored work orders by state.", labels=["state"])
+        for state in ("scheduled", "processing", "completed", "failed", "cancelled", "expired"):
+            orders.add_metric([state], getattr(self._counts, state))
+        yield orders
+        yield CounterMetricFamily(
+            "avalon_orders_put_back", "Orders that went back to the queue.", value=self._counts.put_back
+        )
+        yield CounterMetricFamily(
+            "avalon_orders_purged", "Finished orders that were purged.", value=self._counts.purged
+        )
+        serving = GaugeMetricFamily(
+            "avalon_worker_serving",
+            "1 while an enclave of the worker serves.",
+            labels=["worker", "simulated"],
+        )
+        restarts = CounterMetricFamily(
+            "avalon_enclave_restarts", "Enclaves that were restarted.", labels=["worker"]
+        )
+        legacy = CounterMetricFamily(
+            "avalon_legacy_orders", "Insecure legacy orders that were accepted.", labels=["worker"]
+        )
+        in_flight = GaugeMetricFamily(
+            "avalon_orders_in_flight", "Orders handed to an enclave.", labels=["worker"]
+        )
+        for host in self._hosts():
+            serving.add_metric([host.worker_name, str(bool(host.simulated)).lower()], host.state == "serving")
+            restarts.add_metric([host.worker_name], host.restarts)
+            legacy.add_metric([host.worker_name], host.legacy_orders)
+            in_flight.add_metric([host.worker_name], host.in_flight)
+        yield from (serving, restarts, legacy, in_flight)

@@ -1,0 +1,168 @@
+"""The service's settings: one frozen record, and where each value came from.
+
+Sources, the later one wins: built-in defaults, the profile, a TOML file, the environment (``AVALON_`` and the name
+in capitals), the command line. An unknown name in the file or a value of the wrong type is an error that names it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+ENVIRONMENT_PREFIX = "AVALON_"
+DEFAULT_PORT = 1947
+"""The port of the original's service."""
+
+_Positive = Annotated[float, Meta(gt=0)]
+_Count = Annotated[int, Meta(ge=1)]
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message says which, where it came from, and what is expected."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set. A field's docstring is its documentation."""
+
+    profile: Literal["development", "production"] = "development"
+    """``development`` allows the simulated platform and legacy orders, and says so everywhere."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on."""
+
+    port: Annotated[int, Meta(ge=0, le=65535)] = DEFAULT_PORT
+    """0: any free port, which is printed."""
+
+    data_dir: str = ""
+    """Where the database and sealed keys are kept. Empty: ``$XDG_STATE_HOME/avalon``, or ``~/.local/state/avalon``."""
+
+    store: Literal["sqlite", "memory"] = "sqlite"
+    """``memory`` forgets every order at the end: for tests only."""
+
+    worker_name: Annotated[str, Meta(min_length=1, max_length=256)] = "singleton-worker-1"
+    """The worker's id is SHA-256 of this name."""
+
+    organization_id: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{0,64}\Z")] = ""
+    application_type_id: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{0,64}\Z")] = ""
+    platform: Literal["simulated"] = "simulated"
+    """Which TEE the enclaves run in. Chosen by name, never guessed."""
+
+    keys: Literal["sealed", "fresh"] = "sealed"
+    """``sealed``: the enclave's keys outlive a restart. ``fresh``: new keys at every start, so orders that were
+    sealed to the old ones fail."""
+
+    accept_legacy: bool | None = None
+    """Accept orders that repeat a (key, iv) pair, as the original's clients send. None: as the profile says."""
+
+    enclave_threads: Annotated[int, Meta(ge=1, le=256)] = 2
+    """Orders that one enclave processes at the same time."""
+
+    in_flight: _Count = 64
+    """Orders handed to one enclave and not yet answered."""
+
+    lease_seconds: _Positive = 15.0
+    """How long a host holds an order without a sign of life from its enclave."""
+
+    start_timeout_seconds: _Positive = 30.0
+    """How long an enclave may take to start."""
+
+    max_body_bytes: _Count = 32 * 1024 * 1024
+    """The largest HTTP body."""
+
+    max_queued: _Count = 10_000
+    """Orders that are scheduled or processing; more are answered with code 8 (busy)."""
+
+    max_wait_seconds: _Positive = 60.0
+    """The longest that one HTTP request is held (synchronous orders and long polls)."""
+
+    body_timeout_seconds: _Positive = 30.0
+    """How long a client may take to send a body."""
+
+    order_lifetime_seconds: _Positive = 24 * 3600.0
+    """An asynchronous order that is not finished by then expires."""
+
+    keep_finished_seconds: _Positive = 7 * 24 * 3600.0
+    """Finished orders are purged after this time."""
+
+    keep_finished_orders: _Count = 1_000_000
+    """Finished orders beyond this number are purged, the oldest first."""
+
+    log_format: Literal["text", "json"] = "text"
+
+    @property
+    def is_production(self) -> bool:
+        """The profile is production."""
+        return self.profile == "production"
+
+    @property
+    def accepts_legacy(self) -> bool:
+        """What ``accept_legacy`` comes to under the profile."""
+        return self.accept_legacy if self.accept_legacy is not None else not self.is_production
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedSettings:
+    """Settings and where each came from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    """By name: ``default``, ``file PATH``, ``environment NAME`` or ``command line``."""
+
+
+def load_settings(
+    *, command_line: Mapping[str, Any], environment: Mapping[str, str], file: Path | None = None
+) -> LoadedSettings:
+    """Put the settings together.
+
+    Args:
+        command_line: by name; None values were not given.
+        environment: usually ``os.environ``.
+        file: a TOML file.
+
+    Raises:
+        SettingsError
+    """
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(Settings.__struct_fields__, "default")
+    for name, value in (_read_file(file) if file else {}).items():
+        values[name], origins[name] = value, f"file {file}"
+    for name in Settings.__struct_fields__:
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if variable in environment:
+            values[name], origins[name] = environment[variable], f"environment {variable}"
+    for name, value in command_line.items():
+        if value is not None:
+            values[name], origins[name] = value, "command line"
+    return LoadedSettings(settings=_convert(values, origins), origins=origins)
+
+
+def _read_file(file: Path) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as exc:
+        raise SettingsError(f"cannot read the settings file {file}: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"the settings file {file} is not TOML: {exc}") from exc
+
+
+def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
+    unknown = sorted(set(values) - set(Settings.__struct_fields__))
+    if unknown:
+        raise SettingsError(
+            f"unknown setting {unknown[0]!r}: known are {', '.join(Settings.__struct_fields__)}"
+        )
+    checked: dict[str, Any] = {}
+    types = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+    for name, value in values.items():
+        try:
+            # Not strict: the environment knows only text.
+            checked[name] = msgspec.convert(value, types[name], strict=False)
+        except msgspec.ValidationError as exc:
+            raise SettingsError(f"setting {name} ({origins[name]}): {exc}") from exc
+    return Settings(**checked)

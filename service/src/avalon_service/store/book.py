@@ -1,0 +1,227 @@
+"""The book of open orders: who is next, whose lease ends when, whose deadline comes when.
+
+Pure memory, no waiting, no disk and no clock. Finished orders are not in it. An order whose next state is on its way to
+the disk is *settling*: it is in the book, but neither claimable nor due until the write is known to have worked (then
+it is replaced or removed) or not (then it is restored to exactly where it was).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from avalon_service.orders import state
+from avalon_service.orders.state import Order, OrderState
+from avalon_service.store.timers import Timers
+
+_SCHEDULED = OrderState.SCHEDULED
+
+
+class Entry:
+    """One open order in the book."""
+
+    __slots__ = ("order", "request", "settled", "settling")
+
+    def __init__(self, order: Order, request: bytes | None) -> None:
+        self.order = order
+        self.request = request
+        """None if it is too large to be kept in memory."""
+        self.settling = False
+        self.settled: asyncio.Future[None] | None = None
+        """Made by whoever waits for the end of the settling."""
+
+
+class Line:
+    """The scheduled orders of one worker, by sequence.
+
+    New orders join at the end, in order, and leave at the front or (cancelled) anywhere: an OrderedDict does all of
+    that in O(1). Orders that come back are few and all older than the new ones: a sorted list in front.
+    """
+
+    __slots__ = ("_fresh", "_returned")
+
+    def __init__(self) -> None:
+        self._fresh: OrderedDict[int, None] = OrderedDict()
+        self._returned: list[int] = []  # negated, so that the first in line is the last in the list
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._returned)
+
+    def join(self, sequence: int) -> None:
+        """Add a new one at the end."""
+        self._fresh[sequence] = None
+
+    def rejoin(self, sequence: int) -> None:
+        """Add one that was in the line before at its old place."""
+        fresh = self._fresh
+        if fresh and sequence > next(iter(fresh)):
+            # Rare: cancelled out of the middle, and the cancellation could not be written.
+            fresh[sequence] = None
+            self._fresh = OrderedDict.fromkeys(sorted(fresh))
+        else:
+            insort(self._returned, -sequence)
+
+    def leave(self, sequence: int) -> None:
+        """Take one out wherever it stands."""
+        if sequence in self._fresh:
+            del self._fresh[sequence]
+            return
+        place = bisect_left(self._returned, -sequence)
+        if place < len(self._returned) and self._returned[place] == -sequence:
+            del self._returned[place]
+
+    def take(self) -> int:
+        """Take out the first."""
+        if self._returned:
+            return -self._returned.pop()
+        return self._fresh.popitem(last=False)[0]
+
+
+class Book:
+    """All open orders of a store."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._by_sequence: dict[int, Entry] = {}
+        self._lines: dict[str, Line] = {}
+        self._leases = Timers()
+        self._deadlines = Timers()
+        self.processing = 0
+        """How many orders are claimed."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def find(self, work_order_id: str) -> Entry | None:
+        """The entry of an order, if it is open."""
+        return self._entries.get(work_order_id)
+
+    def claimable(self, worker_id: str) -> bool:
+        """Whether an order of this worker is scheduled."""
+        return worker_id in self._lines
+
+    def next_due(self) -> float | None:
+        """When the next lease or deadline ends."""
+        lease, deadline = self._leases.next(), self._deadlines.next()
+        if lease is None or deadline is None:
+            return deadline if lease is None else lease
+        return min(lease, deadline)
+
+    def add(self, entry: Entry) -> None:
+        """Open an order that is durable now; orders are added by rising sequence."""
+        order = entry.order
+        self._entries[order.work_order_id] = entry
+        self._by_sequence[order.sequence] = entry
+        self._line(order.worker_id).join(order.sequence)
+        if order.deadline is not None:
+            self._deadlines.set(order.sequence, order.deadline)
+
+    def remove(self, entry: Entry) -> None:
+        """Close a settling order that is final now."""
+        self._unsettle(entry)
+        order = entry.order
+        del self._entries[order.work_order_id]
+        del self._by_sequence[order.sequence]
+        if order.state is not _SCHEDULED:
+            self.processing -= 1
+
+    def next_in_line(self, worker_id: str) -> Entry | None:
+        """Take the first scheduled order of a worker out of its line: the caller claims or settles it."""
+        line = self._lines.get(worker_id)
+        if line is None:
+            return None
+        sequence = line.take()
+        if not line:
+            del self._lines[worker_id]
+        return self._by_sequence[sequence]
+
+    def claim(self, entry: Entry, claimed: Order) -> None:
+        """Record the claim of an order that was taken out of its line."""
+        entry.order = claimed
+        self.processing += 1
+        assert claimed.lease_until is not None
+        self._leases.set(claimed.sequence, claimed.lease_until)
+
+    def extend(self, entry: Entry, extended: Order) -> None:
+        """Record that a claim lasts until another moment."""
+        entry.order = extended
+        if not entry.settling:
+            assert extended.lease_until is not None
+            self._leases.set(extended.sequence, extended.lease_until)
+
+    def put_back(self, entry: Entry, scheduled: Order) -> None:
+        """Record that a claimed order is scheduled again, at its old place."""
+        self._leases.drop(scheduled.sequence)
+        self.processing -= 1
+        entry.order = scheduled
+        self._line(scheduled.worker_id).rejoin(scheduled.sequence)
+
+    def settle(self, entry: Entry) -> None:
+        """Take an order out of the line and off the timers while its next state is written."""
+        order = entry.order
+        sequence = order.sequence
+        entry.settling = True
+        if order.state is _SCHEDULED:
+            line = self._lines.get(order.worker_id)
+            if line is not None:
+                line.leave(sequence)
+                if not line:
+                    del self._lines[order.worker_id]
+        else:
+            self._leases.drop(sequence)
+        if order.deadline is not None:
+            self._deadlines.drop(sequence)
+
+    def restore(self, entry: Entry, *, not_due_before: float) -> None:
+        """Put a settling order back as it was, because its next state could not be written.
+
+        Its deadline is not tried again before the moment given: a full disk must not keep the processor busy.
+        """
+        self._unsettle(entry)
+        self._arm(entry, not_due_before=not_due_before)
+
+    def replace(self, entry: Entry, scheduled: Order) -> None:
+        """End the settling of a claimed order with its scheduled state."""
+        self._unsettle(entry)
+        self.processing -= 1
+        entry.order = scheduled
+        self._arm(entry)
+
+    def lapsed(self, now: float) -> list[Entry]:
+        """The claimed orders whose leases have ended; each must now be put back."""
+        return [self._by_sequence[sequence] for sequence in self._leases.due(now)]
+
+    def overdue(self, now: float) -> list[Entry]:
+        """The orders whose deadlines have passed; each must now be settled."""
+        return [self._by_sequence[sequence] for sequence in self._deadlines.due(now)]
+
+    def _arm(self, entry: Entry, *, not_due_before: float | None = None) -> None:
+        order = entry.order
+        if order.state is _SCHEDULED:
+            self._line(order.worker_id).rejoin(order.sequence)
+        else:
+            assert order.lease_until is not None
+            self._leases.set(order.sequence, order.lease_until)
+        deadline = order.deadline
+        if deadline is not None:
+            if not_due_before is not None and state.overdue(order, now=not_due_before):
+                deadline = not_due_before
+            self._deadlines.set(order.sequence, deadline)
+
+    def _line(self, worker_id: str) -> Line:
+        line = self._lines.get(worker_id)
+        if line is None:
+            line = self._lines[worker_id] = Line()
+        return line
+
+    @staticmethod
+    def _unsettle(entry: Entry) -> None:
+        entry.settling = False
+        settled, entry.settled = entry.settled, None
+        if settled is not None and not settled.done():
+            settled.set_result(None)

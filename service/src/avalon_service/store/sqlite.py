@@ -1,0 +1,571 @@
+"""The embedded store: one SQLite database, one process, durable before anything is acknowledged.
+
+Writes go through a `Committer` in groups; reads of what is finished use a connection and a thread of their own, so that
+nothing here ever keeps the event loop waiting for the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+
+from avalon_service.orders.errors import StoreClosed, StoreUnavailable, UnknownWorker
+from avalon_service.orders.ports import LookUpPage, WorkerEntry
+from avalon_service.orders.state import Order, OrderFailure, OrderState
+from avalon_service.store.committer import Committer, Work, unavailable
+from avalon_service.store.database import DatabaseLock, connect, migrate
+from avalon_service.store.directory import Directory
+from avalon_service.store.journal import Acceptance, Change, Conflict, Purged
+from avalon_service.store.limits import Limits
+from avalon_service.store.orders import BookedOrders
+
+_T = TypeVar("_T")
+Row = tuple[Any, ...]
+
+_MAX_ROWS = 64
+"""Rows in one INSERT. SQLite gives the interpreter's lock away and takes it back once a statement, so a statement for
+many rows costs the event loop, and the committer itself, far less than as many statements."""
+
+_PURGE_ROWS = 500
+"""Orders removed in one transaction: longer ones would keep submissions waiting."""
+
+
+class SqliteStore:
+    """Orders and workers in one SQLite database; made by `open`, inside the event loop that will use it."""
+
+    def __init__(
+        self, lock: DatabaseLock, opened: _Opened, *, clock: Callable[[], float], limits: Limits
+    ) -> None:
+        self._lock = lock
+        self._committer = Committer(opened.writer, _write)
+        self._reader = _Reader(opened.reader)
+        self.orders = BookedOrders(
+            SqliteJournal(self._committer, self._reader, opened), clock=clock, limits=limits
+        )
+        self.workers = SqliteWorkers(self._committer, opened.workers)
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls, path: Path | str, *, clock: Callable[[], float] = time.time, limits: Limits | None = None
+    ) -> SqliteStore:
+        """Open a database, creating it if there is none, and schedule again what was not final.
+
+        Raises:
+            StoreInUse: another process (or store) has it open.
+            StoreTooNew: a newer version wrote it.
+            StoreUnavailable: it cannot be read or written.
+        """
+        limits = limits or Limits()
+        lock, opened = await asyncio.to_thread(_open, Path(path), limits)
+        return cls(lock, opened, clock=clock, limits=limits)
+
+    async def close(self) -> None:
+        """Write what is on its way, then free the database for another process."""
+        if self._closed:
+            return
+        self._closed = True
+        await self.orders.close()
+        await self._committer.close()
+        await self._reader.close()
+        self._lock.release()
+
+
+class SqliteJournal:
+    """A `Journal` in SQLite."""
+
+    def __init__(self, committer: Committer, reader: _Reader, opened: _Opened) -> None:
+        self.epoch = opened.epoch
+        self._committer = committer
+        self._reader = reader
+        self._open_orders = opened.orders
+        self._finished_counts = opened.finished
+
+    def open_orders(self) -> list[tuple[Order, bytes | None]]:
+        """See `Journal.open_orders`; as they were when the database was opened, and given out once."""
+        orders, self._open_orders = self._open_orders, []
+        return orders
+
+    def finished_counts(self) -> dict[OrderState, int]:
+        """See `Journal.finished_counts`; as they were when the database was opened."""
+        return self._finished_counts
+
+    def accept(self, acceptance: Acceptance) -> None:
+        """See `Journal.accept`."""
+        self._committer.put(acceptance)
+
+    def change(self, change: Change) -> None:
+        """See `Journal.change`."""
+        self._committer.put(change)
+
+    async def finished(self, work_order_id: str) -> Order | None:
+        """See `Journal.finished`."""
+        return await self._reader.read(_read_finished, work_order_id)
+
+    async def request(self, work_order_id: str) -> bytes | None:
+        """See `Journal.request`."""
+        return await self._reader.read(_read_request, work_order_id)
+
+    async def purge(
+        self, *, older_than: float, surplus: int, spare: frozenset[str], now: float, forget_before: float
+    ) -> Purged:
+        """See `Journal.purge`."""
+        return await _put(
+            self._committer,
+            functools.partial(
+                _purge,
+                older_than=older_than,
+                surplus=surplus,
+                spare=spare,
+                now=now,
+                forget_before=forget_before,
+            ),
+        )
+
+
+class SqliteWorkers:
+    """A `WorkerDirectory` in SQLite; read from memory."""
+
+    def __init__(self, committer: Committer, entries: Iterable[tuple[int, WorkerEntry]]) -> None:
+        self._committer = committer
+        self._directory = Directory()
+        for number, entry in entries:
+            self._directory.put(number, entry)
+
+    async def register(self, entry: WorkerEntry) -> None:
+        """See `WorkerDirectory.register`."""
+        await self._change(functools.partial(_register, entry=entry))
+
+    async def update(self, worker_id: str, details: bytes) -> None:
+        """See `WorkerDirectory.update`."""
+        await self._change(functools.partial(_update, worker_id=worker_id, column="details", value=details))
+
+    async def set_status(self, worker_id: str, status: int) -> None:
+        """See `WorkerDirectory.set_status`."""
+        msgspec.structs.replace(
+            self._directory.retrieve(worker_id), status=status
+        )  # refuses what is no status
+        await self._change(functools.partial(_update, worker_id=worker_id, column="status", value=status))
+
+    async def retrieve(self, worker_id: str) -> WorkerEntry:
+        """See `WorkerDirectory.retrieve`."""
+        self._committer.check_open()
+        return self._directory.retrieve(worker_id)
+
+    async def look_up(
+        self,
+        *,
+        worker_type: int = 0,
+        organization_id: str | None = None,
+        application_type_ids: Sequence[str] | None = None,
+        tag: str = "",
+        limit: int = 100,
+    ) -> LookUpPage:
+        """See `WorkerDirectory.look_up`."""
+        self._committer.check_open()
+        return self._directory.look_up(
+            worker_type=worker_type,
+            organization_id=organization_id,
+            application_type_ids=application_type_ids,
+            tag=tag,
+            limit=limit,
+        )
+
+    async def _change(self, run: Callable[[sqlite3.Connection], tuple[int, WorkerEntry]]) -> None:
+        await _put(self._committer, run, then=lambda numbered: self._directory.put(*numbered))
+
+
+# Reading
+
+
+class _Reader:
+    """A thread and a connection for reads, beside those for writes."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="avalon-reader")
+
+    async def read(self, query: Callable[[sqlite3.Connection, str], _T], key: str) -> _T:
+        """Run a query in the reader's thread."""
+        loop = asyncio.get_running_loop()
+        try:
+            answer = loop.run_in_executor(self._thread, query, self._connection, key)
+        except RuntimeError as error:
+            raise StoreClosed from error
+        try:
+            return await answer
+        except sqlite3.Error as error:
+            raise unavailable(error) from error
+
+    async def close(self) -> None:
+        """Let the last read end, then close the connection."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._connection.close)
+        self._thread.shutdown()
+
+
+def _read_finished(connection: sqlite3.Connection, work_order_id: str) -> Order | None:
+    row = connection.execute(
+        "SELECT o.work_order_id, o.worker_id, o.requester_id, i.digest, o.sequence, o.accepted_at, o.deadline,"
+        " f.state, f.attempts, f.crashes, f.finished_at, f.result, f.code, f.message"
+        " FROM identities i JOIN orders o ON o.sequence = i.sequence JOIN outcomes f ON f.sequence = i.sequence"
+        " WHERE i.work_order_id = ? AND i.purged_at IS NULL",
+        (work_order_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    *_, code, message = row
+    return Order(
+        work_order_id=row[0],
+        worker_id=row[1],
+        requester_id=row[2],
+        digest=row[3],
+        sequence=row[4],
+        accepted_at=row[5],
+        deadline=row[6],
+        state=OrderState(row[7]),
+        attempts=row[8],
+        crashes=row[9],
+        finished_at=row[10],
+        result=row[11],
+        error=None if code is None else OrderFailure(code=code, message=message),
+    )
+
+
+def _read_request(connection: sqlite3.Connection, work_order_id: str) -> bytes | None:
+    row = connection.execute(
+        "SELECT o.request FROM identities i JOIN orders o ON o.sequence = i.sequence"
+        " WHERE i.work_order_id = ? AND i.purged_at IS NULL",
+        (work_order_id,),
+    ).fetchone()
+    return cast("bytes", row[0]) if row is not None else None
+
+
+# Opening
+
+
+class _Opened(msgspec.Struct, frozen=True, kw_only=True):
+    writer: sqlite3.Connection
+    reader: sqlite3.Connection
+    epoch: int
+    orders: list[tuple[Order, bytes | None]]
+    finished: dict[OrderState, int]
+    workers: list[tuple[int, WorkerEntry]]
+
+
+def _open(path: Path, limits: Limits) -> tuple[DatabaseLock, _Opened]:
+    try:
+        lock = DatabaseLock(path)
+    except OSError as error:
+        raise StoreUnavailable(f"the database {path} cannot be opened: {error}") from error
+    with contextlib.ExitStack() as undo:
+        undo.callback(lock.release)
+        try:
+            writer = connect(path)
+            undo.callback(writer.close)
+            migrate(writer, path)
+            epoch = writer.execute("UPDATE store SET epoch = epoch + 1 RETURNING epoch").fetchone()[0]
+            reader = connect(path, read_only=True)
+            undo.callback(reader.close)
+            opened = _Opened(
+                writer=writer,
+                reader=reader,
+                epoch=epoch,
+                orders=_load_orders(reader, limits),
+                finished=_load_finished(reader),
+                workers=_load_workers(reader),
+            )
+        except (sqlite3.Error, OSError) as error:
+            raise StoreUnavailable(f"the database {path} cannot be opened: {error}") from error
+        undo.pop_all()
+    return lock, opened
+
+
+def _load_orders(connection: sqlite3.Connection, limits: Limits) -> list[tuple[Order, bytes | None]]:
+    rows = connection.execute(
+        "SELECT o.work_order_id, o.worker_id, o.requester_id, i.digest, o.sequence, o.accepted_at, o.deadline,"
+        " p.attempts, p.crashes, CASE WHEN length(o.request) <= ? THEN o.sequence END"
+        " FROM pending p JOIN orders o ON o.sequence = p.sequence"
+        " JOIN identities i ON i.work_order_id = o.work_order_id ORDER BY p.sequence",
+        (limits.kept_request,),
+    )
+    orders: list[tuple[Order, bytes | None]] = []
+    room = limits.kept_requests
+    for row in rows:
+        order = Order(
+            work_order_id=row[0],
+            worker_id=row[1],
+            requester_id=row[2],
+            digest=row[3],
+            sequence=row[4],
+            accepted_at=row[5],
+            deadline=row[6],
+            attempts=row[7],
+            crashes=row[8],
+        )
+        request = _load_request(connection, row[9]) if row[9] is not None and room > 0 else None
+        room -= len(request or b"")
+        orders.append((order, request))
+    return orders
+
+
+def _load_request(connection: sqlite3.Connection, sequence: int) -> bytes:
+    row = connection.execute("SELECT request FROM orders WHERE sequence = ?", (sequence,)).fetchone()
+    return cast("bytes", row[0])
+
+
+def _load_finished(connection: sqlite3.Connection) -> dict[OrderState, int]:
+    return {
+        OrderState(name): number for name, number in connection.execute("SELECT state, number FROM tallies")
+    }
+
+
+_WORKER_COLUMNS = "number, worker_id, worker_type, organization_id, application_type_ids, details, status"
+
+
+def _load_workers(connection: sqlite3.Connection) -> list[tuple[int, WorkerEntry]]:
+    rows = connection.execute(f"SELECT {_WORKER_COLUMNS} FROM workers ORDER BY number")  # noqa: S608 (constant)
+    return [_worker(row) for row in rows]
+
+
+def _worker(row: Row) -> tuple[int, WorkerEntry]:
+    return row[0], WorkerEntry(
+        worker_id=row[1],
+        worker_type=row[2],
+        organization_id=row[3],
+        application_type_ids=msgspec.json.decode(row[4], type=tuple[str, ...]),
+        details=row[5],
+        status=row[6],
+    )
+
+
+# Writing: everything below runs in the committer's thread, inside a transaction
+
+
+class _Call(Generic[_T]):
+    """A write with an answer."""
+
+    def __init__(self, run: Callable[[sqlite3.Connection], _T], then: Callable[[_T], None] | None) -> None:
+        self.run = run
+        self.then = then
+        self.answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self.value: _T | None = None
+
+    def settle(self, trouble: Exception | None) -> None:
+        if trouble is None and self.then is not None:
+            self.then(cast("_T", self.value))
+        if self.answer.done():
+            return
+        if trouble is None:
+            self.answer.set_result(cast("_T", self.value))
+        else:
+            self.answer.set_exception(trouble)
+
+
+async def _put(
+    committer: Committer, run: Callable[[sqlite3.Connection], _T], then: Callable[[_T], None] | None = None
+) -> _T:
+    call = _Call(run, then)
+    committer.put(call)
+    return await call.answer
+
+
+def _write(connection: sqlite3.Connection, batch: Sequence[Work]) -> Mapping[Work, object]:
+    troubles: dict[Work, object] = {}
+    acceptances = [work for work in batch if isinstance(work, Acceptance)]
+    changes = [work.order for work in batch if isinstance(work, Change)]
+    if acceptances:
+        _write_acceptances(connection, acceptances, troubles)
+    if changes:
+        _write_changes(connection, changes)
+    if len(acceptances) + len(changes) < len(batch):
+        for work in batch:
+            if isinstance(work, _Call):
+                try:
+                    work.value = work.run(connection)
+                except UnknownWorker as error:
+                    troubles[work] = error
+    return troubles
+
+
+def _write_acceptances(
+    connection: sqlite3.Connection, acceptances: list[Acceptance], troubles: dict[Work, object]
+) -> None:
+    identities = [(a.order.work_order_id, a.order.digest, a.order.sequence) for a in acceptances]
+    if _insert(connection, "INSERT INTO identities (work_order_id, digest, sequence)", identities) < len(
+        acceptances
+    ):
+        acceptances = _without_conflicts(connection, acceptances, troubles)
+    orders = [
+        (o.sequence, o.work_order_id, o.worker_id, o.requester_id, o.accepted_at, o.deadline, a.request)
+        for a in acceptances
+        for o in (a.order,)
+    ]
+    _insert(
+        connection,
+        "INSERT INTO orders (sequence, work_order_id, worker_id, requester_id, accepted_at, deadline, request)",
+        orders,
+    )
+    _insert(connection, "INSERT INTO pending (sequence)", [(row[0],) for row in orders])
+
+
+def _without_conflicts(
+    connection: sqlite3.Connection, acceptances: list[Acceptance], troubles: dict[Work, object]
+) -> list[Acceptance]:
+    fresh = []
+    for acceptance in acceptances:
+        digest, sequence, purged_at = connection.execute(
+            "SELECT digest, sequence, purged_at FROM identities WHERE work_order_id = ?",
+            (acceptance.order.work_order_id,),
+        ).fetchone()
+        if sequence == acceptance.order.sequence:
+            fresh.append(acceptance)
+        else:
+            troubles[cast("Work", acceptance)] = Conflict(digest=digest, purged=purged_at is not None)
+    return fresh
+
+
+def _write_changes(connection: sqlite3.Connection, changes: list[Order]) -> None:
+    finals = [order for order in changes if order.finished_at is not None]
+    for order in changes:
+        if order.finished_at is None:
+            connection.execute(
+                "UPDATE pending SET attempts = ?, crashes = ? WHERE sequence = ?",
+                (order.attempts, order.crashes, order.sequence),
+            )
+    _insert(
+        connection,
+        "INSERT INTO outcomes (sequence, state, finished_at, attempts, crashes, code, message, result)",
+        [_outcome(order) for order in finals],
+        on_conflict="",
+    )
+    _delete(connection, "DELETE FROM pending WHERE sequence", [order.sequence for order in finals])
+    _tally(connection, Counter(order.state for order in finals), 1)
+
+
+def _outcome(order: Order) -> Row:
+    error = order.error
+    code, message = (None, None) if error is None else (error.code, error.message)
+    state = order.state._value_
+    return (
+        order.sequence, state, order.finished_at, order.attempts, order.crashes, code, message, order.result
+    )  # fmt: skip
+
+
+def _tally(connection: sqlite3.Connection, states: Mapping[OrderState, int], sign: int) -> None:
+    for state, number in states.items():
+        connection.execute(
+            "UPDATE tallies SET number = number + ? WHERE state = ?", (sign * number, state.value)
+        )
+
+
+def _purge(
+    connection: sqlite3.Connection,
+    *,
+    older_than: float,
+    surplus: int,
+    spare: frozenset[str],
+    now: float,
+    forget_before: float,
+) -> Purged:
+    oldest = connection.execute(
+        "SELECT f.sequence, o.work_order_id, f.state, f.finished_at FROM outcomes f"
+        " JOIN orders o ON o.sequence = f.sequence ORDER BY f.finished_at, f.sequence LIMIT ?",
+        (_PURGE_ROWS + len(spare),),
+    ).fetchall()
+    victims = [
+        (sequence, work_order_id, OrderState(state))
+        for place, (sequence, work_order_id, state, finished_at) in enumerate(oldest)
+        if (place < surplus or finished_at < older_than) and work_order_id not in spare
+    ]
+    for sequence, work_order_id, _ in victims:
+        connection.execute("DELETE FROM orders WHERE sequence = ?", (sequence,))
+        connection.execute("DELETE FROM outcomes WHERE sequence = ?", (sequence,))
+        connection.execute(
+            "UPDATE identities SET purged_at = ? WHERE work_order_id = ?", (now, work_order_id)
+        )
+    _tally(connection, Counter(state for _, _, state in victims), -1)
+    forgotten = connection.execute(
+        "DELETE FROM identities WHERE work_order_id IN"
+        " (SELECT work_order_id FROM identities WHERE purged_at < ? LIMIT ?)",
+        (forget_before, _PURGE_ROWS),
+    ).rowcount
+    return Purged(
+        states={work_order_id: state for _, work_order_id, state in victims},
+        more=len(victims) >= _PURGE_ROWS or forgotten >= _PURGE_ROWS,
+    )
+
+
+def _register(connection: sqlite3.Connection, *, entry: WorkerEntry) -> tuple[int, WorkerEntry]:
+    number = connection.execute(
+        "INSERT INTO workers (worker_id, worker_type, organization_id, application_type_ids, details, status)"
+        " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (worker_id) DO UPDATE SET worker_type = excluded.worker_type,"
+        " organization_id = excluded.organization_id, application_type_ids = excluded.application_type_ids,"
+        " details = excluded.details, status = excluded.status RETURNING number",
+        (
+            entry.worker_id,
+            entry.worker_type,
+            entry.organization_id,
+            msgspec.json.encode(entry.application_type_ids).decode(),
+            entry.details,
+            entry.status,
+        ),
+    ).fetchone()[0]
+    return number, entry
+
+
+def _update(
+    connection: sqlite3.Connection, *, worker_id: str, column: str, value: bytes | int
+) -> tuple[int, WorkerEntry]:
+    row = connection.execute(
+        f"UPDATE workers SET {column} = ? WHERE worker_id = ? RETURNING {_WORKER_COLUMNS}",  # noqa: S608 (constants)
+        (value, worker_id),
+    ).fetchone()
+    if row is None:
+        raise UnknownWorker(worker_id)
+    return _worker(row)
+
+
+@functools.cache
+def _values(width: int, rows: int) -> str:
+    row = f"({', '.join('?' * width)})"
+    return ", ".join([row] * rows)
+
+
+def _insert(
+    connection: sqlite3.Connection,
+    head: str,
+    rows: list[Row],
+    *,
+    on_conflict: str = " ON CONFLICT DO NOTHING",
+) -> int:
+    """Insert rows, many to a statement; return how many went in."""
+    inserted = 0
+    for chunk in _chunks(rows):
+        statement = f"{head} VALUES {_values(len(chunk[0]), len(chunk))}{on_conflict}"
+        inserted += connection.execute(statement, [value for row in chunk for value in row]).rowcount
+    return inserted
+
+
+def _delete(connection: sqlite3.Connection, head: str, sequences: list[int]) -> None:
+    for chunk in _chunks(sequences):
+        connection.execute(f"{head} IN {_values(len(chunk), 1)}", chunk)
+
+
+def _chunks(rows: list[_T]) -> Iterable[list[_T]]:
+    """Pieces whose lengths are powers of two, so that few different statements are compiled, and kept."""
+    start = 0
+    while left := len(rows) - start:
+        length = min(_MAX_ROWS, 1 << (left.bit_length() - 1))
+        yield rows[start : start + length]
+        start += length
