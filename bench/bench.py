@@ -23,20 +23,20 @@ from pathlib import Path
 
 import psutil
 import uvloop
+
 from avalon_core.attestation import TrustPolicy, appraise_worker
-from avalon_core.crypto.orders import open_order, open_result, seal_result, unlock, Item
-from avalon_core.crypto.dialects import WorkerKeys
+from avalon_core.crypto.dialects import WorkerKeys, WorkerPublicKeys
+from avalon_core.crypto.orders import Item, open_order, open_result, seal_result, unlock
 from avalon_core.crypto.sealing import HpkePrivateKey, RsaPrivateKey
 from avalon_core.crypto.signing import SigningKey
-from avalon_core.crypto.dialects import WorkerPublicKeys
+from avalon_core.protocol.errors import GeneralError, WorkOrderError
 from avalon_core.protocol.ids import worker_id_of
 from avalon_core.protocol.jsonrpc import decode_answer, encode_call
-from avalon_core.protocol.errors import GeneralError, WorkOrderError
 from avalon_core.protocol.orders import decode_result
 from avalon_core.protocol.workers import decode_record
 
 sys.path.insert(0, str(Path(__file__).parent))
-from load import Load, http_request, run_load, seal_many  # noqa: E402
+from load import Load, http_request, run_load, seal_many
 
 SUITES = ("~avalon-hpke-1", "avalon", "eea-1.1")
 
@@ -66,7 +66,7 @@ def start_service(directory: str) -> tuple[Service, float]:
     process = subprocess.Popen(
         [str(Path(sys.executable).parent / "avalon"), "up", "--port", "0", "--data-dir", directory],
         stdout=subprocess.PIPE,
-        stderr=open(Path(directory) / "service.log", "w"),  # noqa: SIM115 lives as long as the process
+        stderr=(Path(directory) / "service.log").open("w"),
         text=True,
     )
     line = process.stdout.readline()
@@ -88,7 +88,12 @@ def bare_cryptography() -> dict[str, float]:
     print(f"  RSA-3072 decryption {rsa_open * 1e6:8.0f} us")
     print(f"  HPKE opening        {hpke_open * 1e6:8.0f} us   (MLKEM768-X25519)")
     print(f"  ECDSA signature     {sign * 1e6:8.0f} us")
-    return {"rsa": rsa_open, "~avalon-hpke-1": hpke_open + sign, "avalon": rsa_open + sign, "eea-1.1": rsa_open + sign}
+    return {
+        "rsa": rsa_open,
+        "~avalon-hpke-1": hpke_open + sign,
+        "avalon": rsa_open + sign,
+        "eea-1.1": rsa_open + sign,
+    }
 
 
 def core_cost() -> dict[str, float]:
@@ -120,19 +125,27 @@ def _timed(function: Callable[[], object], times: int = 500) -> float:
 
 def call(service: Service, method: str, params: dict[str, object]) -> bytes:
     request = urllib.request.Request(
-        f"http://{service.host}:{service.port}/", encode_call(method, params, 1), {"content-type": "application/json"}
+        f"http://{service.host}:{service.port}/",
+        encode_call(method, params, 1),
+        {"content-type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=10) as answer:
         return answer.read()
 
 
-def measure(service: Service, suites: tuple[str, ...], counts: dict[int, int], bare: dict[str, float]) -> list[dict]:
+def measure(
+    service: Service, suites: tuple[str, ...], counts: dict[int, int], bare: dict[str, float]
+) -> list[dict]:
     worker_id = worker_id_of("singleton-worker-1")
-    raw = decode_answer(call(service, "WorkerRetrieve", {"workerId": worker_id})).result_or_raise(GeneralError)
+    raw = decode_answer(call(service, "WorkerRetrieve", {"workerId": worker_id})).result_or_raise(
+        GeneralError
+    )
     report, worker = appraise_worker(decode_record(raw), TrustPolicy.development())
     report.raise_for_verdict()
     rows = []
-    print(f"\n{'suite':<16}{'clients':>8}{'orders':>8}{'orders/s':>10}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'CPU us':>9}{'/bare':>8}{'/RSA':>8}")
+    print(
+        f"\n{'suite':<16}{'clients':>8}{'orders':>8}{'orders/s':>10}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'CPU us':>9}{'/bare':>8}{'/RSA':>8}"
+    )
     for suite in suites:
         for clients, count in counts.items():
             sealed = seal_many(count + 50, worker_id, worker.public_keys, suite=suite)
@@ -176,7 +189,9 @@ def verify_sample(sealed: list, load: Load, worker) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--orders", type=int, default=2000, help="orders per row at 64 clients (fewer for fewer clients)")
+    parser.add_argument(
+        "--orders", type=int, default=2000, help="orders per row at 64 clients (fewer for fewer clients)"
+    )
     parser.add_argument("--suite", action="append", choices=SUITES)
     parser.add_argument("--json", action="store_true", help="also print the figures as one JSON object")
     options = parser.parse_args()
@@ -184,7 +199,9 @@ def main() -> None:
     print("bare cryptography of one order, in this process, now:")
     bare = bare_cryptography()
     for suite, cost in core_cost().items():
-        print(f"  open an order and seal its result ({suite:<14}) {cost * 1e6:8.0f} us   {cost / bare[suite]:.2f} x bare")
+        print(
+            f"  open an order and seal its result ({suite:<14}) {cost * 1e6:8.0f} us   {cost / bare[suite]:.2f} x bare"
+        )
     with tempfile.TemporaryDirectory() as directory:
         service, ready = start_service(directory)
         try:

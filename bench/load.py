@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import httptools
+import msgspec
+
 from avalon_core.crypto.orders import Item, OrderDraft, SealedOrder, seal_order
 from avalon_core.protocol.ids import workload_id_of
 from avalon_core.protocol.jsonrpc import encode_call
 from avalon_core.protocol.orders import encode_request
-import msgspec
 
 
 def draft(worker_id: str, workload: str, data: bytes, *, timeout_msecs: int = 0) -> OrderDraft:
@@ -33,7 +34,9 @@ def draft(worker_id: str, workload: str, data: bytes, *, timeout_msecs: int = 0)
     )
 
 
-def seal_many(count: int, worker_id: str, keys, *, suite: str, workload: str = "echo-result", data: bytes = b"hello") -> list[SealedOrder]:
+def seal_many(
+    count: int, worker_id: str, keys, *, suite: str, workload: str = "echo-result", data: bytes = b"hello"
+) -> list[SealedOrder]:
     """Seal orders, each with everything fresh, as so many requesters would."""
     return [seal_order(draft(worker_id, workload, data), keys, suite=suite) for _ in range(count)]
 
@@ -49,7 +52,9 @@ def http_request(sealed: SealedOrder, host: str, *, wait: int = 60) -> bytes:
 
 
 class _Client(asyncio.Protocol):
-    def __init__(self, work: list[bytes], answers: list[tuple[float, bytes]], finished: asyncio.Future[None]) -> None:
+    def __init__(
+        self, work: list[bytes], answers: list[tuple[float, bytes]], finished: asyncio.Future[None]
+    ) -> None:
         self._work = work
         self._answers = answers
         self._finished = finished

@@ -331,7 +331,7 @@ THEIRS: dict[str, tuple[int, str, Case]] = {
             1, "item 0 does not open",
             lambda w, s=suite: w.seal(w.draft(owned_inputs=[InDataItem(index=0, data="QUFB")]), suite=s).request),
         "an owner's key of 31 bytes": (
-            1, "32 bytes",
+            1, "keys do not open",
             lambda w, s=suite: w.seal(w.draft(owned_inputs=[InDataItem(
                 index=0, data="QUFB", encrypted_data_encryption_key=rsa_of(w, b"k" * 31))]), suite=s).request),
         "an owner's key without the session's layer": (

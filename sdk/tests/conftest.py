@@ -59,7 +59,7 @@ async def http_service(service: SimulatedService) -> AsyncIterator[HttpService]:
     app.router.add_get("/readyz", http.readyz)
     app.router.add_get("/status", http.show_status)
     app.router.add_post("/{path:.*}", http.post)
-    runner = web.AppRunner(app, shutdown_timeout=0)
+    runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

@@ -1,8 +1,7 @@
 """What a dishonest service may try. Each is refused, by the error that names it, and nothing of it is returned."""
 
-from msgspec.structs import replace
-
 import pytest
+from msgspec.structs import replace
 
 from avalon_core.attestation import TrustPolicy
 from avalon_core.crypto.signing import SigningKey
@@ -60,7 +59,9 @@ async def test_the_result_of_another_order_is_refused(service):
 
 async def test_a_forged_key_of_a_pool_is_refused(service):
     pem = SigningKey.generate().verification_key.pem
-    service.forge_result = lambda r: replace(r, ext_verification_key=pem, ext_verification_key_signature="AAAA")
+    service.forge_result = lambda r: replace(
+        r, ext_verification_key=pem, ext_verification_key_signature="AAAA"
+    )
     async with service.client() as client:
         with pytest.raises(ResultRefused, match="signature"):
             await client.run("echo-result", ["secret"])
@@ -125,6 +126,8 @@ async def test_a_key_swapped_under_the_pretext_of_rotation_is_refused(service):
         await client.find_worker()
         await client.run("echo-result", ["a"])
         service.rotate_keys()
-        service.forge_record = lambda record: data_of(record).update(hpkeEncryptionKey=OTHER["hpkeEncryptionKey"])
+        service.forge_record = lambda record: data_of(record).update(
+            hpkeEncryptionKey=OTHER["hpkeEncryptionKey"]
+        )
         with pytest.raises(UntrustedWorker):
             await client.run("echo-result", ["secret"])

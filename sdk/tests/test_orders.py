@@ -50,11 +50,12 @@ async def test_a_quick_order_costs_one_request_and_the_record_is_fetched_once(se
 
 async def test_submit_returns_at_once_and_the_handle_waits(service):
     service.pause()
+    asked = asyncio.Event()
+    service.on_call = lambda call: call.method == "WorkOrderGetResult" and asked.set()
     async with service.client() as client:
         handle = await client.submit("echo-result", ["a"])
         waiting = asyncio.create_task(handle.result())
-        while "WorkOrderGetResult" not in methods(service):
-            await asyncio.sleep(0)
+        await asked.wait()
         service.resume()
         assert (await waiting).texts() == ["RESULT: a"]
         assert (await handle.result()) is waiting.result()
@@ -149,7 +150,7 @@ async def test_a_signed_order_names_its_key(service):
 
 async def test_a_failed_and_a_refused_order_are_told_apart(service):
     async with service.client() as client:
-        with pytest.raises(OrderRefused, match="no such workload.*code 9, invalid workload"):
+        with pytest.raises(OrderRefused, match=r"no such workload.*code 9, invalid workload"):
             await client.run("nothing-of-the-kind", ["a"])
         service.failure = WorkOrderError(1, "division by zero")
         with pytest.raises(OrderFailed, match="division by zero"):
@@ -217,7 +218,9 @@ async def test_bytes_that_are_no_text_are_not_made_into_text(service):
 async def test_a_suite_that_is_not_offered_is_not_replaced_by_a_weaker_one(service):
     service.forge_record = lambda record: record["details"].update(workOrderPayloadFormats="JSON-RPC")
     async with service.client() as client:
-        with pytest.raises(SuiteNotOffered, match="does not offer the suite '~avalon-hpke-1': it offers JSON-RPC"):
+        with pytest.raises(
+            SuiteNotOffered, match="does not offer the suite '~avalon-hpke-1': it offers JSON-RPC"
+        ):
             await client.run("echo-result", ["a"])
     assert "WorkOrderSubmit" not in methods(service)
 

@@ -71,7 +71,9 @@ def _members(cls: type) -> dict[str, object]:
 def _parameters(function: object) -> list[tuple[str, object, object]]:
     assert inspect.isfunction(function)
     return [
-        (p.name, p.default, p.kind) for p in inspect.signature(function).parameters.values() if p.name != "self"
+        (p.name, p.default, p.kind)
+        for p in inspect.signature(function).parameters.values()
+        if p.name != "self"
     ]
 
 

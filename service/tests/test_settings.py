@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from avalon_service.settings import Settings, SettingsError, load_settings
 
 

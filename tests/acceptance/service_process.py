@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import psutil
+
 from avalon_core.attestation import AppraisedWorker, TrustPolicy, appraise_worker
 from avalon_core.crypto.orders import Item, OrderDraft, SealedOrder, open_result, seal_order
 from avalon_core.protocol.errors import GeneralError, WorkOrderError

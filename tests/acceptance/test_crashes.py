@@ -12,8 +12,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from avalon_core.crypto.orders import SealedOrder
 from service_process import SUITES, Requester, ServiceProcess, wait_until
+
+from avalon_core.crypto.orders import SealedOrder
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(180)]
 
@@ -28,6 +29,7 @@ class Load:
         self.accepted: dict[str, SealedOrder] = {}
         self.answers: dict[str, Any] = {}
         self._stop = asyncio.Event()
+        self._accepting = asyncio.Condition()
         self._clients = clients
         self.refused: list[Any] = []
 
@@ -41,8 +43,8 @@ class Load:
 
     async def reached(self, count: int) -> None:
         """Return when so many orders have been accepted."""
-        while len(self.accepted) < count:
-            await asyncio.sleep(0.01)
+        async with self._accepting:
+            await self._accepting.wait_for(lambda: len(self.accepted) >= count)
 
     async def _client(self, number: int) -> None:
         while not self._stop.is_set():
@@ -57,7 +59,9 @@ class Load:
             if "error" in answer and answer["error"]["code"] != 5:
                 self.refused.append(answer)
                 continue
-            self.accepted[order_id] = sealed
+            async with self._accepting:
+                self.accepted[order_id] = sealed
+                self._accepting.notify_all()
             if "result" in answer:
                 self.answers[order_id] = answer["result"]
 
@@ -71,7 +75,9 @@ class Load:
                 answer = await requester.result(sealed, wait=30)
             assert requester.open(sealed, answer)[0].startswith(b"RESULT: ")
             order_id = sealed.request.work_order_id
-            assert self.answers.setdefault(order_id, answer["result"]) == answer["result"], "answered twice differently"
+            assert self.answers.setdefault(order_id, answer["result"]) == answer["result"], (
+                "answered twice differently"
+            )
 
         await asyncio.gather(*(check(sealed) for sealed in self.accepted.values()))
         await asyncio.gather(*(check(sealed) for sealed in list(self.accepted.values())[:100]))
@@ -86,12 +92,16 @@ async def test_enclave_killed_under_load(start: Start, session: aiohttp.ClientSe
             await load.reached(round_ * 60)
             [enclave] = service.enclaves()
             enclave.kill()
-            await asyncio.to_thread(wait_until, lambda old=enclave.pid: [e.pid for e in service.enclaves()] not in ([], [old]))
+            await asyncio.to_thread(
+                wait_until, lambda old=enclave.pid: [e.pid for e in service.enclaves()] not in ([], [old])
+            )
     await load.check(requester)
     assert "enclave is restarted" in service.log
 
 
-async def test_service_killed_under_load_and_started_again(start: Start, session: aiohttp.ClientSession) -> None:
+async def test_service_killed_under_load_and_started_again(
+    start: Start, session: aiohttp.ClientSession
+) -> None:
     service = start().wait_ready()
     port = service.port
     requester = Requester(service.url, session)
@@ -101,7 +111,10 @@ async def test_service_killed_under_load_and_started_again(start: Start, session
             await load.reached(round_ * 60)
             enclaves = service.enclaves()
             service.kill()
-            await asyncio.to_thread(wait_until, lambda gone=enclaves: not any(e.is_running() and e.status() != "zombie" for e in gone))
+            await asyncio.to_thread(
+                wait_until,
+                lambda gone=enclaves: not any(e.is_running() and e.status() != "zombie" for e in gone),
+            )
             service = start(port=port)
             await asyncio.to_thread(service.wait_ready)
     await load.check(requester)
@@ -126,7 +139,9 @@ async def test_enclave_and_service_killed_at_once(start: Start, session: aiohttp
     await load.check(requester)
 
 
-async def test_a_stopped_enclave_is_found_out_and_replaced(start: Start, session: aiohttp.ClientSession) -> None:
+async def test_a_stopped_enclave_is_found_out_and_replaced(
+    start: Start, session: aiohttp.ClientSession
+) -> None:
     service = start(environment={"AVALON_LEASE_SECONDS": "1.5"}).wait_ready()
     requester = Requester(service.url, session)
     await requester.meet_worker()
@@ -138,14 +153,18 @@ async def test_a_stopped_enclave_is_found_out_and_replaced(start: Start, session
     assert "no sign of life" in service.log
 
 
-async def test_fresh_keys_make_old_orders_fail_and_say_so(start: Start, session: aiohttp.ClientSession) -> None:
+async def test_fresh_keys_make_old_orders_fail_and_say_so(
+    start: Start, session: aiohttp.ClientSession
+) -> None:
     service = start("--keys", "fresh").wait_ready()
     requester = Requester(service.url, session)
     await requester.meet_worker()
     sealed = requester.seal([b"x"])
     [enclave] = service.enclaves()
     enclave.kill()
-    await asyncio.to_thread(wait_until, lambda: "orders put back" in service.log or service.log.count("enclave serves") == 2)
+    await asyncio.to_thread(
+        wait_until, lambda: "orders put back" in service.log or service.log.count("enclave serves") == 2
+    )
     answer = await requester.submit(sealed, wait=20)
     assert answer["error"]["code"] == 2
     assert "retrieve the worker's record again" in answer["error"]["message"]

@@ -15,12 +15,34 @@ from service_process import Requester, ServiceProcess
 
 pytestmark = [pytest.mark.acceptance]
 
-METHODS = ["WorkOrderSubmit", "WorkOrderGetResult", "WorkerLookUp", "WorkerLookUpNext", "WorkerRetrieve", "Nothing", ""]
-MEMBERS = ["workOrderId", "workerId", "inData", "outData", "payloadFormat", "responseTimeoutMSecs", "requesterNonce", "x"]
+METHODS = [
+    "WorkOrderSubmit",
+    "WorkOrderGetResult",
+    "WorkerLookUp",
+    "WorkerLookUpNext",
+    "WorkerRetrieve",
+    "Nothing",
+    "",
+]
+MEMBERS = [
+    "workOrderId",
+    "workerId",
+    "inData",
+    "outData",
+    "payloadFormat",
+    "responseTimeoutMSecs",
+    "requesterNonce",
+    "x",
+]
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20)
 anything = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(MEMBERS) | st.text(max_size=5), inner, max_size=4), max_leaves=12
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(MEMBERS) | st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=12,
 )
 calls = st.fixed_dictionaries(
     {"jsonrpc": st.just("2.0") | scalars, "method": st.sampled_from(METHODS) | scalars},
@@ -88,7 +110,11 @@ NASTY = {
     "white space": b" \n\t",
     "an unfinished string": b'{"jsonrpc": "2',
     "deeply nested arrays": b"[" * 100_000,
-    "deeply nested params": b'{"jsonrpc":"2.0","id":1,"method":"WorkOrderSubmit","params":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}",
+    "deeply nested params": b'{"jsonrpc":"2.0","id":1,"method":"WorkOrderSubmit","params":'
+    + b'{"a":' * 50_000
+    + b"1"
+    + b"}" * 50_000
+    + b"}",
     "deeply nested id": b'{"jsonrpc":"2.0","method":"x","id":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
     "not UTF-8": b'{"jsonrpc":"2.0","id":1,"method":"\xff"}',
     "a lone surrogate": b'{"jsonrpc":"2.0","id":"\\ud800","method":"WorkerLookUp","params":{}}',
@@ -109,7 +135,9 @@ async def test_nasty_bodies_get_an_envelope(requester: Requester, sentence: str)
     assert_is_envelope(*await requester.post(NASTY[sentence]))
 
 
-async def test_a_body_over_the_cap_is_refused_before_it_is_read(requester: Requester, service: ServiceProcess) -> None:
+async def test_a_body_over_the_cap_is_refused_before_it_is_read(
+    requester: Requester, service: ServiceProcess
+) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 40000000\r\n\r\n")
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
@@ -136,7 +164,12 @@ async def test_a_chunked_body_over_the_cap_is_refused(service: ServiceProcess) -
 
 
 async def test_cut_connections_do_no_harm(requester: Requester, service: ServiceProcess) -> None:
-    for cut in (b"", b"POST", b"POST / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{"):
+    for cut in (
+        b"",
+        b"POST",
+        b"POST / HTTP/1.1\r\n",
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{",
+    ):
         _, writer = await asyncio.open_connection("127.0.0.1", service.port)
         writer.write(cut)
         await writer.drain()

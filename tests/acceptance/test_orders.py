@@ -8,31 +8,39 @@ from typing import Any
 
 import msgspec
 import pytest
-from avalon_core.crypto.orders import SealedOrder
 from service_process import SUITES, WORKER_ID, Requester, ServiceProcess
+
+from avalon_core.crypto.orders import SealedOrder
 
 pytestmark = [pytest.mark.acceptance]
 
 EXAMPLE = b"Data: 25 10 1 67 102 125 1 95 5 10 1 11 36 1"
 
 
-
 @pytest.mark.parametrize("suite", SUITES)
 async def test_the_worked_example_gives_47_percent(requester: Requester, suite: str) -> None:
     sealed = requester.seal([EXAMPLE], workload="heart-disease-eval", suite=suite)
-    assert requester.open(sealed, await requester.submit(sealed, wait=30)) == [b"You have a 47% risk of heart disease"]
+    assert requester.open(sealed, await requester.submit(sealed, wait=30)) == [
+        b"You have a 47% risk of heart disease"
+    ]
 
 
 @pytest.mark.parametrize("suite", SUITES)
 async def test_several_items_come_back_in_order(requester: Requester, suite: str) -> None:
-    sealed = requester.seal(["a".encode(), "héllo 世界".encode(), b"\x00\xff"], suite=suite)
+    sealed = requester.seal([b"a", "héllo 世界".encode(), b"\x00\xff"], suite=suite)
     answer = await requester.submit(sealed, wait=30)
-    assert requester.open(sealed, answer) == [b"RESULT: a", "RESULT: héllo 世界".encode(), b"RESULT: \x00\xff"]
+    assert requester.open(sealed, answer) == [
+        b"RESULT: a",
+        "RESULT: héllo 世界".encode(),
+        b"RESULT: \x00\xff",
+    ]
 
 
 async def test_a_client_of_the_original_is_served_unmodified(requester: Requester) -> None:
     """It sends one sessionKeyIv for everything, a timeout of 6000, upper-case hex; and reads the result or code 5."""
-    sealed = requester.seal([EXAMPLE], workload="heart-disease-eval", suite="avalon", shared_iv=True, timeout_msecs=6000)
+    sealed = requester.seal(
+        [EXAMPLE], workload="heart-disease-eval", suite="avalon", shared_iv=True, timeout_msecs=6000
+    )
     assert sealed.request.session_key_iv
     assert sealed.request.session_key_iv == sealed.request.session_key_iv.upper()
     answer = await requester.submit(sealed)
@@ -107,7 +115,10 @@ REFUSALS = {
     "a tampered session key fails": (_tampered_hex("encryptedSessionKey"), 1),
     "a tampered request hash fails": (_tampered_hex("encryptedRequestHash"), 1),
     "a tampered nonce fails": (_tampered_hex("requesterNonce"), 1),
-    "tampered data fails": (lambda params: params["inData"][0].update(data="AAAAAAAAAAAAAAAAAAAAAAAAAAAA"), 1),
+    "tampered data fails": (
+        lambda params: params["inData"][0].update(data="AAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
+        1,
+    ),
 }
 
 
@@ -135,7 +146,9 @@ async def test_look_ups_find_the_worker(requester: Requester) -> None:
     everyone = await requester.call("WorkerLookUp", {"workerType": 1})
     assert everyone["result"] == {"totalCount": 1, "lookupTag": "", "ids": [WORKER_ID]}
     assert (await requester.call("WorkerLookUp", {"workerType": 2}))["result"]["totalCount"] == 0
-    assert (await requester.call("WorkerLookUpNext", {"workerType": 1, "lookUpTag": "?"}))["error"]["code"] == 2
+    assert (await requester.call("WorkerLookUpNext", {"workerType": 1, "lookUpTag": "?"}))["error"][
+        "code"
+    ] == 2
     assert (await requester.call("WorkerRetrieve", {"workerId": "ab"}))["error"]["code"] == 2
 
 

@@ -62,8 +62,10 @@ def test_sealed_keys_of_another_machine_are_not_replaced_silently(start: Start, 
     sealed.write_bytes(damaged)
     service = start()
     assert service.process.wait(60) == 3
-    assert "unseal" in service.log
-    assert sealed.read_bytes() == bytes(damaged), "the keys that orders may be sealed to must not be overwritten"
+    assert "remove them to start with new keys" in service.log
+    assert sealed.read_bytes() == bytes(damaged), (
+        "the keys that orders may be sealed to must not be overwritten"
+    )
 
 
 def test_state_is_readable_by_its_owner_only(start: Start, tmp_path: Path) -> None:

@@ -83,5 +83,6 @@ def open_channel(address: str) -> HostChannel:
             "the host must pass one end of a socket pair to the enclave and keep the other"
         ) from exc
     if connection.family != socket.AF_UNIX or connection.type != socket.SOCK_STREAM:
+        connection.close()
         raise StartRefused(f"--channel: descriptor {rest} is not a Unix stream socket")
     return HostChannel(connection)

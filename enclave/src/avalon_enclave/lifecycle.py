@@ -6,11 +6,12 @@ A role gives the parts (what to offer, what to do with a message); this is the o
 import os
 import threading
 from collections.abc import Iterator
+from typing import assert_never
 
 import msgspec
 
 from avalon_core.attestation import report_data
-from avalon_core.channel.messages import Cancel, Configure, Process, Shutdown, Started, ToEnclave
+from avalon_core.channel.messages import Cancel, Configure, Ping, Pong, Process, Shutdown, Started, ToEnclave
 from avalon_core.crypto.signing import digest_of_text
 from avalon_core.errors import ChannelError
 from avalon_core.protocol.ids import HexStr
@@ -129,11 +130,15 @@ def serve(channel: HostChannel, messages: Iterator[ToEnclave], executor: Executo
                     executor.submit(message)
                 case Cancel():
                     executor.cancel(message.handle)
+                case Ping():
+                    channel.send(Pong(message.sequence))
                 case Shutdown():
                     # In a thread, so that this one still notices when the host dies meanwhile.
                     threading.Thread(target=_drain, args=(channel, executor), daemon=True).start()
                 case Configure():
                     raise ChannelError("the host sent Configure twice")
+                case _:
+                    assert_never(message)
     except ChannelError:
         journal.record(Event.CHANNEL_BROKEN)
         return EXIT_CHANNEL_BROKEN

@@ -59,6 +59,10 @@ def _leave_record(_record: dict[str, Any]) -> None:
     """The record is answered as it is."""
 
 
+def _ignore_call(_call: "ReceivedCall") -> None:
+    """Nobody wants to know."""
+
+
 def _leave_result(result: WorkOrderResult) -> WorkOrderResult:
     return result
 
@@ -112,6 +116,9 @@ class SimulatedService:
 
     calls: list[ReceivedCall] = field(default_factory=list)
     """What reached it."""
+
+    on_call: Callable[[ReceivedCall], object] = _ignore_call
+    """Is told each call as it arrives."""
 
     def __post_init__(self) -> None:
         self.worker_id = worker_id_of(self.name)
@@ -191,7 +198,9 @@ class SimulatedService:
         if not isinstance(call, Call):
             return encode_error(call.id, call.error.code, call.error.message)
         params = bytes(call.params)
-        self.calls.append(ReceivedCall(method=call.method, params=params, wait=wait))
+        received = ReceivedCall(method=call.method, params=params, wait=wait)
+        self.calls.append(received)
+        self.on_call(received)
         try:
             return encode_success(call.id, await self._carry_out(call.method, params, wait))
         except WireError as exc:

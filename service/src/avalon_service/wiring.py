@@ -20,6 +20,8 @@ from avalon_service.hosts.process import EnclaveEnded
 from avalon_service.listener.app import Listener
 from avalon_service.listener.methods import Methods
 from avalon_service.listener.pages import ServicePages
+from avalon_service.listener.work_orders import WorkOrderMethods
+from avalon_service.listener.workers import WorkerMethods
 from avalon_service.orders.errors import ServiceError
 from avalon_service.orders.ports import Store
 from avalon_service.orders.service import OrderService
@@ -78,10 +80,11 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         )
         orders = OrderService(store.orders, store.workers, settings)
         version = importlib.metadata.version("avalon-service")
+        methods = Methods(WorkOrderMethods(orders).table(), WorkerMethods(store.workers).table())
         pages = ServicePages(
             settings=settings, version=version, orders=store.orders, hosts=lambda: [host.state]
         )
-        listener = Listener(Methods(orders, store.workers), pages, settings)
+        listener = Listener(methods, pages, settings)
         await _run(settings, listening, listener, host, orders, stop, on_ready)
 
 

@@ -143,7 +143,9 @@ async def _check_service(url: str, timeout: float) -> list[Finding]:
             Finding(
                 name="service",
                 verdict="failed",
-                found=f"no answer from {url}: {exc.reason}" if isinstance(exc, CannotConnect) else exc.message,
+                found=f"no answer from {url}: {exc.reason}"
+                if isinstance(exc, CannotConnect)
+                else exc.message,
                 remedy="Start one with 'avalon up', or give its address with --url or AVALON_URL.",
             ),
             Finding(name="clock", verdict="skipped", found="no service to compare with"),

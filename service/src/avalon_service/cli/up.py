@@ -83,6 +83,8 @@ def command(
     except SettingsError as exc:
         typer.echo(f"avalon up: {exc}", err=True)
         raise typer.Exit(2) from None
+    # Everything the service writes (database, sealed keys) is its owner's alone.
+    os.umask(0o077)
     set_up_logging(loaded.settings.log_format)
     try:
         uvloop.run(serve(loaded.settings, announce))

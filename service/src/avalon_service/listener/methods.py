@@ -1,7 +1,7 @@
-"""The methods that the service answers, each from the JSON of its params to the bytes of its answer.
+"""The table of methods: from a call to the bytes of its answer. What the methods do is in the modules beside this one.
 
-Here, at the outermost edge, results become what existing clients expect: a pending order is an *error object* of
-code 5, and so on. Nothing further in knows of that habit.
+Each group of methods (:mod:`~avalon_service.listener.work_orders`, :mod:`~avalon_service.listener.workers`) gives a
+table of its own; they are put together in one place, the wiring.
 """
 
 from __future__ import annotations
@@ -11,42 +11,22 @@ from typing import TypeVar
 
 import msgspec
 
-from avalon_core.protocol.errors import GeneralCode, GeneralError, RpcCode, RpcError, WireError, WorkOrderCode
-from avalon_core.protocol.ids import WorkerId
-from avalon_core.protocol.jsonrpc import Call, Id, encode_error, encode_success
-from avalon_core.protocol.workers import (
-    WorkerLookUpNextParams,
-    WorkerLookUpParams,
-    WorkerLookUpResult,
-    WorkerRetrieveParams,
-)
-from avalon_service.orders.errors import EndOfLookUp, InvalidTag, UnknownWorker
-from avalon_service.orders.ports import OrderView, WorkerDirectory
-from avalon_service.orders.service import OrderService
-from avalon_service.orders.state import OrderState
-
-LOOK_UP_PAGE = 100
-"""Worker ids on one page of a look-up."""
+from avalon_core.protocol.errors import RpcCode, RpcError, WireError
+from avalon_core.protocol.jsonrpc import Call, Id, encode_error
 
 Method = Callable[[Call, float], Awaitable[bytes]]
-"""Takes the call and how long (seconds) the client is ready to wait; returns the whole answer."""
+"""Takes the call and how long (seconds) the client is ready to wait; returns the whole answer.
+
+What the caller brought about is raised as a :class:`WireError`, and becomes an error object here."""
 
 _P = TypeVar("_P")
 
 
 class Methods:
-    """The table of methods."""
+    """All methods that the service answers."""
 
-    def __init__(self, orders: OrderService, workers: WorkerDirectory) -> None:
-        self._orders = orders
-        self._workers = workers
-        self._table: Mapping[str, Method] = {
-            "WorkOrderSubmit": self._work_order_submit,
-            "WorkOrderGetResult": self._work_order_get_result,
-            "WorkerLookUp": self._worker_look_up,
-            "WorkerLookUpNext": self._worker_look_up_next,
-            "WorkerRetrieve": self._worker_retrieve,
-        }
+    def __init__(self, *tables: Mapping[str, Method]) -> None:
+        self._table = {name: method for table in tables for name, method in table.items()}
 
     @property
     def names(self) -> frozenset[str]:
@@ -65,78 +45,19 @@ class Methods:
         except WireError as exc:
             return encode_wire_error(call.id, exc)
 
-    async def _work_order_submit(self, call: Call, wait: float) -> bytes:
-        return encode_order(call.id, await self._orders.submit(call.params, wait=wait))
 
-    async def _work_order_get_result(self, call: Call, wait: float) -> bytes:
-        return encode_order(call.id, await self._orders.result(call.params, wait=wait))
+def decode_params(decoder: msgspec.json.Decoder[_P], call: Call, refuse: Callable[[str], WireError]) -> _P:
+    """Decode and validate a call's params in one pass.
 
-    async def _worker_look_up(self, call: Call, wait: float) -> bytes:
-        return await self._look_up(call.id, _decode(_LOOK_UP, call), tag="")
-
-    async def _worker_look_up_next(self, call: Call, wait: float) -> bytes:
-        params = _decode(_LOOK_UP_NEXT, call)
-        return await self._look_up(call.id, params, tag=params.tag or "")
-
-    async def _look_up(self, id_: Id, params: WorkerLookUpParams, tag: str) -> bytes:
-        types = params.application_type_id
-        try:
-            page = await self._workers.look_up(
-                worker_type=params.worker_type or 0,
-                organization_id=params.organization_id,
-                application_type_ids=(types,) if isinstance(types, str) else types,
-                tag=tag,
-                limit=LOOK_UP_PAGE,
-            )
-        except EndOfLookUp:
-            raise GeneralError(GeneralCode.NO_MORE_RESULTS, "no more results") from None
-        except InvalidTag:
-            message = "lookUpTag: not a tag that this service gave out; start again with WorkerLookUp"
-            raise GeneralError(GeneralCode.INVALID_PARAMETER, message) from None
-        ids = tuple(WorkerId(worker_id) for worker_id in page.ids)
-        return encode_success(id_, WorkerLookUpResult(total_count=page.total, lookup_tag=page.tag, ids=ids))
-
-    async def _worker_retrieve(self, call: Call, wait: float) -> bytes:
-        worker_id = _decode(_RETRIEVE, call).worker_id
-        try:
-            entry = await self._workers.retrieve(worker_id)
-        except UnknownWorker:
-            message = "workerId: no such worker is registered here; look workers up first"
-            raise GeneralError(GeneralCode.INVALID_PARAMETER, message, {"workerId": worker_id}) from None
-        types = entry.application_type_ids
-        result = {
-            "workerType": entry.worker_type,
-            "organizationId": entry.organization_id,
-            "applicationTypeId": types if len(types) > 1 else "".join(types),
-            "details": msgspec.Raw(entry.details),
-            "status": entry.status,
-        }
-        return encode_success(call.id, result)
-
-
-_LOOK_UP = msgspec.json.Decoder(WorkerLookUpParams)
-_LOOK_UP_NEXT = msgspec.json.Decoder(WorkerLookUpNextParams)
-_RETRIEVE = msgspec.json.Decoder(WorkerRetrieveParams)
-
-
-def _decode(decoder: msgspec.json.Decoder[_P], call: Call) -> _P:
+    Raises:
+        WireError: what ``refuse`` makes of the reason.
+    """
     try:
         return decoder.decode(call.params)
     except msgspec.ValidationError as exc:
-        raise GeneralError(GeneralCode.INVALID_PARAMETER, f"invalid params: {exc}") from None
+        raise refuse(f"invalid params: {exc}") from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        raise GeneralError(GeneralCode.INVALID_PARAMETER, "invalid params: expected a JSON object") from None
-
-
-def encode_order(id_: Id, order: OrderView) -> bytes:
-    """What a work order method answers of an order."""
-    if order.state is OrderState.COMPLETED and order.result is not None:
-        return encode_success(id_, msgspec.Raw(order.result))
-    data = {"workOrderId": order.work_order_id}
-    if order.error is not None:
-        return encode_error(id_, order.error.code, order.error.message, data)
-    # Existing clients poll on while they read code 5 and stop at any other, so "processing" is 5, too.
-    return encode_error(id_, WorkOrderCode.PENDING, "pending: ask again with WorkOrderGetResult", data)
+        raise refuse("invalid params: expected a JSON object") from None
 
 
 def encode_wire_error(id_: Id, error: WireError) -> bytes:
