@@ -7,8 +7,7 @@
         └── SealingFailed      a platform could not unseal
 
 Exit codes: 0 ended as told (Shutdown, or the host closed the channel), 2 and 3 as above, 4 the host broke the rules
-of the channel, 70 a workload holds a thread and does not come back. Ended by SIGALRM: as 70, but the workload held
-the whole interpreter.
+of the channel, 70 a workload holds a thread and does not come back.
 """
 
 from typing import ClassVar

@@ -43,11 +43,3 @@ def silence(*descriptors: int) -> None:
         os.dup2(null, descriptor)
     if null not in descriptors:
         os.close(null)
-
-
-def end_in(seconds: float) -> None:
-    """Let the kernel end this process (SIGALRM) after so many seconds; 0 calls it off.
-
-    It needs no thread of ours, so it works even where a workload holds the whole interpreter.
-    """
-    signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -7,7 +7,7 @@ from avalon_core.protocol.ids import worker_id_of
 from avalon_enclave.errors import EXIT_ENDED, EXIT_WEDGED
 from avalon_enclave.events import Event, Journal
 from avalon_enclave.executor import Executor
-from avalon_enclave.hardening import end_in, silence
+from avalon_enclave.hardening import silence
 from avalon_enclave.host_channel import HostChannel
 from avalon_enclave.lifecycle import announce, await_configure, obtain_keys, serve
 from avalon_enclave.platforms import Platform
@@ -36,7 +36,7 @@ def run_singleton(channel: HostChannel, platform: Platform) -> int:
     if configure is None:
         return EXIT_ENDED
     keys = obtain_keys(configure, ROLE, platform, journal)
-    offers = assemble(watchdog=Watchdog(on_wedged, backstop=end_in), journal=journal)
+    offers = assemble(watchdog=Watchdog(on_wedged), journal=journal)
     started = announce(configure, keys, platform, tuple(offer.description.info() for offer in offers))
     processor = Processor(
         worker_id=worker_id_of(configure.worker_name),

@@ -3,15 +3,13 @@
 At a deadline the order is answered as failed, and the thread has its time once more to come back. If it does not,
 the enclave ends: its host starts another, and orders in flight go back to the queue. Nothing polls; the one thread
 here sleeps until the next deadline. Where even that thread cannot run, because a workload holds the interpreter,
-a backstop outside of Python ends the process.
+the enclave answers no Ping either, and its host ends it.
 """
 
 import math
 import threading
 import time
 from collections.abc import Callable
-
-_BACKSTOP_GRACE_SECONDS = 2.0
 
 
 class Watch:
@@ -26,24 +24,12 @@ class Watch:
         self.overrun = False
 
 
-def _no_backstop(seconds: float) -> None:
-    """Nothing outside of Python watches."""
-
-
 class Watchdog:
     """Watches over any number of pieces of work."""
 
-    def __init__(
-        self, on_wedged: Callable[[], None], *, backstop: Callable[[float], None] = _no_backstop
-    ) -> None:
-        """Watch from now on.
-
-        Args:
-            on_wedged: work did not come back within twice its time. Ends the process.
-            backstop: arrange for the process to be ended in so many seconds unless called again; 0 calls it off.
-        """
+    def __init__(self, on_wedged: Callable[[], None]) -> None:
+        """``on_wedged``: work did not come back within twice its time. Ends the process."""
         self._on_wedged = on_wedged
-        self._backstop = backstop
         self._changed = threading.Condition()
         self._watched: set[Watch] = set()
         self._wake_at = math.inf
@@ -57,7 +43,6 @@ class Watchdog:
             if watch.deadline < self._wake_at:
                 # Usually it sleeps towards an earlier deadline already, and need not be woken.
                 self._wake_at = watch.deadline
-                self._backstop(2 * seconds + _BACKSTOP_GRACE_SECONDS)
                 self._changed.notify()
         return watch
 
@@ -88,10 +73,7 @@ class Watchdog:
                 next_watch = min(self._watched, key=lambda watch: watch.deadline, default=None)
                 if next_watch is None:
                     self._wake_at = math.inf
-                    self._backstop(0)
                     self._changed.wait()
                 else:
                     self._wake_at = next_watch.deadline
-                    left = self._wake_at - now
-                    self._backstop(left + next_watch.seconds + _BACKSTOP_GRACE_SECONDS)
-                    self._changed.wait(left)
+                    self._changed.wait(self._wake_at - now)

@@ -117,8 +117,8 @@ class OrderService:
         beyond the service's cap is answered as pending; the order goes on until its deadline.
         """
         remaining = order.accepted_at + timeout - self._clock()
-        order = await self.wait(order, max(remaining, 0.0))
-        if order.state.final or self._clock() < order.accepted_at + timeout:
+        order = await self.wait(order, remaining)
+        if order.state.final or remaining > self._settings.max_wait_seconds:
             return order
         return await self._store.cancel(order.work_order_id, _late(timeout), expired=True)
 
