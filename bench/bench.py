@@ -47,14 +47,11 @@ class Service:
     host: str
     port: int
 
-    def cpu_seconds(self) -> float:
-        """User and system time of the service and everything it started."""
+    def cpu_seconds(self) -> tuple[float, float]:
+        """User and system time of the service process, and of everything it started (the enclave)."""
         root = psutil.Process(self.process.pid)
-        total = 0.0
-        for process in (root, *root.children(recursive=True)):
-            times = process.cpu_times()
-            total += times.user + times.system
-        return total
+        own, others = root.cpu_times(), [child.cpu_times() for child in root.children(recursive=True)]
+        return own.user + own.system, sum(times.user + times.system for times in others)
 
     def memory_mb(self) -> float:
         root = psutil.Process(self.process.pid)
@@ -140,11 +137,11 @@ def measure(
     raw = decode_answer(call(service, "WorkerRetrieve", {"workerId": worker_id})).result_or_raise(
         GeneralError
     )
-    report, worker = appraise_worker(decode_record(raw), TrustPolicy.development())
+    report, worker = appraise_worker(decode_record(raw), TrustPolicy.development(), worker_id=worker_id)
     report.raise_for_verdict()
     rows = []
     print(
-        f"\n{'suite':<16}{'clients':>8}{'orders':>8}{'orders/s':>10}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'CPU us':>9}{'/bare':>8}{'/RSA':>8}"
+        f"\n{'suite':<16}{'clients':>8}{'orders':>8}{'orders/s':>10}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'CPU us':>9}{'enclave':>9}{'/bare':>8}{'/RSA':>8}"
     )
     for suite in suites:
         for clients, count in counts.items():
@@ -153,7 +150,10 @@ def measure(
             uvloop.run(run_load(service.host, service.port, requests[count:], min(clients, 50)))
             before = service.cpu_seconds()
             load = uvloop.run(run_load(service.host, service.port, requests[:count], clients))
-            cpu = (service.cpu_seconds() - before) / count
+            host, enclave = (
+                (after - start) / count for start, after in zip(before, service.cpu_seconds(), strict=True)
+            )
+            cpu = host + enclave
             verify_sample(sealed[:count], load, worker)
             row = {
                 "suite": suite,
@@ -164,13 +164,14 @@ def measure(
                 "p95_ms": load.percentile(95) * 1e3,
                 "p99_ms": load.percentile(99) * 1e3,
                 "cpu_us": cpu * 1e6,
+                "cpu_enclave_us": enclave * 1e6,
                 "cpu_over_bare": cpu / bare[suite],
                 "cpu_over_rsa_decryption": cpu / bare["rsa"],
             }
             rows.append(row)
             print(
                 f"{suite:<16}{clients:>8}{count:>8}{load.rate:>10.0f}{row['p50_ms']:>9.2f}{row['p95_ms']:>9.2f}"
-                f"{row['p99_ms']:>9.2f}{row['cpu_us']:>9.0f}{row['cpu_over_bare']:>8.2f}{row['cpu_over_rsa_decryption']:>8.2f}"
+                f"{row['p99_ms']:>9.2f}{row['cpu_us']:>9.0f}{row['cpu_enclave_us']:>9.0f}{row['cpu_over_bare']:>8.2f}{row['cpu_over_rsa_decryption']:>8.2f}"
             )
     return rows
 
@@ -206,9 +207,9 @@ def main() -> None:
         service, ready = start_service(directory)
         try:
             print(f"service ready in {ready:.2f} s, {service.memory_mb():.0f} MB (SIMULATED enclave)")
-            idle_before, idle_began = service.cpu_seconds(), time.monotonic()
+            idle_before, idle_began = sum(service.cpu_seconds()), time.monotonic()
             time.sleep(2)
-            idle = (service.cpu_seconds() - idle_before) / (time.monotonic() - idle_began)
+            idle = (sum(service.cpu_seconds()) - idle_before) / (time.monotonic() - idle_began)
             print(f"idle CPU {idle * 100:.1f} %")
             rows = measure(service, tuple(options.suite or SUITES), counts, bare)
             print(f"\nmemory after: {service.memory_mb():.0f} MB")

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class World:
     worker_signer: SigningKey
     requester: SigningKey
     one_time: SigningKey
-    fixed: dict[str, Any]
+    fixed: dict[str, Any] = field(repr=False)
 
     @property
     def public(self) -> WorkerPublicKeys:

@@ -24,8 +24,9 @@ from avalon_core.errors import EvidenceError, PolicyViolation, SignatureMismatch
 from avalon_core.protocol.workers import KeyBinding, WorkerDetails, WorkerRecord, WorkerTypeData
 
 MEASUREMENT = "ab" * 32
+WORKER_ID = "1d" * 32
 POLICY = TrustPolicy.development({MEASUREMENT})
-CHECKS = ["evidence", "root", "debug", "measurement", "key binding", "encryption keys"]
+CHECKS = ["evidence", "root", "debug", "measurement", "worker identity", "key binding", "encryption keys"]
 
 
 def type_data(world, **members: Any) -> WorkerTypeData:
@@ -37,7 +38,8 @@ def type_data(world, **members: Any) -> WorkerTypeData:
         "encryption_key": world.public.rsa.pem,
         "hpke_encryption_key": world.public.hpke.hex,
     }
-    binding = KeyBinding(role="singleton", nonce="0f" * 32)
+    named = members.pop("worker_id", WORKER_ID)
+    binding = KeyBinding(worker_id=named, role="singleton", nonce="0f" * 32)
     bound = members.pop("report_data", report_data(binding, **keys))
     evidence = simulated.issue(root, measurement=measurement, report_data=bound, issued_at=1)
     given = keys | {
@@ -57,7 +59,7 @@ def record(data: WorkerTypeData) -> WorkerRecord:
 
 
 def appraise(data: WorkerTypeData, policy: TrustPolicy = POLICY) -> AppraisalReport:
-    report, worker = appraise_worker(record(data), policy)
+    report, worker = appraise_worker(record(data), policy, worker_id=WORKER_ID)
     assert (worker is not None) == (report.verdict is Verdict.PASSED)
     return report
 
@@ -67,7 +69,7 @@ def bad(report: AppraisalReport) -> list[tuple[str, Verdict]]:
 
 
 def test_a_worker_that_passes_yields_exactly_the_keys_that_were_bound(world) -> None:
-    report, worker = appraise_worker(record(type_data(world)), POLICY)
+    report, worker = appraise_worker(record(type_data(world)), POLICY, worker_id=WORKER_ID)
     report.raise_for_verdict()
     assert [check.name for check in report.checks] == CHECKS
     assert all(check.remedy == "" for check in report.checks)
@@ -92,16 +94,18 @@ ALONE: dict[str, tuple[str, Verdict, str, Callable[[Any], WorkerTypeData]]] = {
         "root", FAILED, "protects nothing", lambda w: type_data(w, root=SigningKey(b"\3" * 32))),
     "another measurement": (
         "measurement", FAILED, "Compare with the measurement", lambda w: type_data(w, measurement="cd" * 32)),
+    "the record of another worker": (
+        "worker identity", FAILED, "another worker's record", lambda w: type_data(w, worker_id="2e" * 32)),
     "no binding": ("key binding", UNCHECKED, "not those of the attested", lambda w: type_data(w, key_binding=None)),
     "a binding of another role": (
         "key binding", FAILED, "not those of the attested",
-        lambda w: type_data(w, key_binding=KeyBinding(role="kme", nonce="0f" * 32))),
+        lambda w: type_data(w, key_binding=KeyBinding(worker_id=WORKER_ID, role="kme", nonce="0f" * 32))),
     "a binding of another nonce": (
         "key binding", FAILED, "not those of the attested",
-        lambda w: type_data(w, key_binding=KeyBinding(role="singleton", nonce="0e" * 32))),
+        lambda w: type_data(w, key_binding=KeyBinding(worker_id=WORKER_ID, role="singleton", nonce="0e" * 32))),
     "a binding of a tenant": (
         "key binding", FAILED, "not those of the attested",
-        lambda w: type_data(w, key_binding=KeyBinding(role="singleton", nonce="0f" * 32, tenant=""))),
+        lambda w: type_data(w, key_binding=KeyBinding(worker_id=WORKER_ID, role="singleton", nonce="0f" * 32, tenant=""))),
     "other report data": (
         "key binding", FAILED, "not those of the attested", lambda w: type_data(w, report_data=bytes(64))),
     "report data that differ in the second half only": (
@@ -139,7 +143,7 @@ def test_a_check_fails_alone(world, name: str, verdict: Verdict, remedy: str, ma
     report = appraise(make(world))
     assert bad(report) == [(name, verdict)]
     assert report.verdict is Verdict.FAILED
-    failed = report.checks[CHECKS.index(name)]
+    failed = next(check for check in report.checks if check.name == name)
     assert remedy in failed.remedy
     assert failed.found != failed.expected
     with pytest.raises(PolicyViolation, match=name) as refused:
@@ -254,13 +258,13 @@ def test_any_changed_character_of_evidence_is_refused(world, mutations) -> None:
 
 def test_report_data_commits_to_every_field(world) -> None:
     keys = {"verification_key": "a", "encryption_key": "b", "hpke_encryption_key": "c"}
-    binding = KeyBinding(role="r", nonce="n")
+    binding = KeyBinding(worker_id=WORKER_ID, role="r", nonce="n")
     all_of_them = {
         report_data(binding, **keys),
         *(report_data(binding, **keys | {name: "x"}) for name in keys),
         report_data(binding, **keys | {"verification_key": "ab", "encryption_key": ""}),
         *(report_data(msgspec.structs.replace(binding, **c), **keys)
-          for c in ({"role": "x"}, {"nonce": "x"}, {"tenant": ""}, {"tenant": "n", "nonce": ""})),
+          for c in ({"worker_id": "x"}, {"role": "x"}, {"nonce": "x"}, {"tenant": ""}, {"tenant": "n", "nonce": ""})),
     }  # fmt: skip
-    assert len(all_of_them) == 9
+    assert len(all_of_them) == 10
     assert all(len(data) == REPORT_DATA_BYTES and data[32:] == bytes(32) for data in all_of_them)

@@ -75,7 +75,7 @@ TYPE_DATA = st.builds(
     proof_data=st.none() | st.dictionaries(TEXT, TEXT, max_size=2), extended_measurements=st.none() | TEXT,
     encryption_key_nonce=st.none() | TEXT, hpke_encryption_key=st.none() | HEX,
     hpke_encryption_key_signature=st.none() | HEX,
-    key_binding=st.none() | st.builds(KeyBinding, role=TEXT, nonce=HEX, tenant=st.none() | TEXT),
+    key_binding=st.none() | st.builds(KeyBinding, worker_id=TEXT, role=TEXT, nonce=HEX, tenant=st.none() | TEXT),
     simulated=st.booleans(),
 )  # fmt: skip
 WORKLOADS = st.builds(

@@ -186,6 +186,7 @@ def test_an_order_that_is_not_judged_legacy_repeats_nothing(
 ) -> None:
     if dialect is EEA:
         session_iv = session_iv or "0d" * 12
+        templates = {i: (None if key == "-" else key, iv) for i, (key, iv) in templates.items()}
     with recorded() as calls:
         client = Client(dialect, session_iv, wrapping_iv)
         request, opened = old_order(world, client, inputs, templates)

@@ -341,6 +341,10 @@ THEIRS: dict[str, tuple[int, str, Case]] = {
     }.items()
 } | {
     "eea-1.1 without a session iv, as the specification would have it": (2, "sessionKeyIv", eea_without_iv),
+    "a template of eea-1.1 that asks for clear text, a mark that nothing protects there": (
+        2, "not protected",
+        lambda w: w.seal(
+            w.draft("a", out_data=[OutDataItem(index=0, encrypted_data_encryption_key="-")]), suite="eea-1.1").request),
     "a nonce of odd length, which eea-1.1 cannot hash": (2, "not hex", old("eea-1.1", requester_nonce="fff")),
     "an id of odd length, which eea-1.1 cannot hash": (2, "not hex", old("eea-1.1", requester_id="fff")),
 }  # fmt: skip
@@ -367,6 +371,13 @@ def test_the_registered_key_decides_and_not_the_one_that_came_along(world, suite
 
 
 @pytest.mark.parametrize("suite", SUITES)
+def test_an_unsigned_order_of_a_registered_requester_is_refused(world, suite: str) -> None:
+    request = world.seal(world.draft("a"), suite=suite).request
+    with refusal(4, "must be signed"):
+        world.open(request, registered=world.requester.verification_key)
+
+
+@pytest.mark.parametrize("suite", SUITES)
 def test_a_clear_item_does_not_make_later_items_clear(world, suite: str) -> None:
     draft = world.draft("public", "secret", "public too", clear=frozenset({0, 2}))
     request = world.seal(draft, suite=suite).request
@@ -374,6 +385,16 @@ def test_a_clear_item_does_not_make_later_items_clear(world, suite: str) -> None
     assert marks == [True, False, True]
     assert encode_base64(b"secret") != request.in_data[1].data
     assert [item.data for item in world.open(request).inputs] == [b"public", b"secret", b"public too"]
+
+
+@pytest.mark.parametrize("mark", ["", None, "null"])
+def test_nobody_on_the_way_can_have_an_output_of_eea_travel_in_clear(world, mark: str | None) -> None:
+    template = OutDataItem(index=0, encrypted_data_encryption_key=mark, iv="0a" * 12)
+    request = world.seal(world.draft("a", out_data=[template]), suite="eea-1.1").request
+    assert world.open(request)
+    clear = msgspec.structs.replace(template, encrypted_data_encryption_key="-")
+    with refusal(2, "not protected"):
+        world.open(change(request, out_data=(clear,)))
 
 
 @pytest.mark.parametrize("suite", SUITES)

@@ -22,6 +22,7 @@ from avalon_core.crypto.orders import (
 )
 from avalon_core.crypto.signing import _normalise, digest_of_text, load_verification_key
 from avalon_core.protocol.encodings import decode_base64
+from avalon_core.protocol.errors import WorkOrderError
 from avalon_core.protocol.orders import (
     WorkOrderRequest,
     decode_request,
@@ -135,12 +136,13 @@ def test_requester_signatures_verify_under_the_registered_key(case: dict[str, An
     signed = bool(request.requester_signature)
     assert signed == ("requester signature" in case["name"])
     keys = unlock(request, world.worker)
+    if not signed:
+        with pytest.raises(WorkOrderError, match="must be signed"):
+            open_order(request, keys, registered_key=world.requester.verification_key)
+        return
     assert open_order(request, keys, registered_key=world.requester.verification_key)
-    if signed:
-        key = load_verification_key(FIXED["requesterVerificationKeyPem"])
-        key.verify(
-            bytes.fromhex(case["requestHashHex"]), decode_base64(request.requester_signature, what="s")
-        )
+    key = load_verification_key(FIXED["requesterVerificationKeyPem"])
+    key.verify(bytes.fromhex(case["requestHashHex"]), decode_base64(request.requester_signature, what="s"))
 
 
 @EACH_CASE

@@ -182,7 +182,9 @@ class Enclave:
         record = WorkerRecord(
             worker_type=1, organization_id="", application_type_id="", details=self.details, status=1
         )
-        report, worker = appraise_worker(record, TrustPolicy.development({self.started.measurement}))
+        report, worker = appraise_worker(
+            record, TrustPolicy.development({self.started.measurement}), worker_id=worker_id_of(WORKER_NAME)
+        )
         report.raise_for_verdict()
         return worker.public_keys, worker.verification_key
 

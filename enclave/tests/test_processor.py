@@ -32,6 +32,8 @@ WORKER = "singleton-worker-1"
 VECTORS = (
     Path(os.environ.get("AVALON_VECTORS", Path(__file__).parents[2].parent / "shared" / "vectors")) / "wire"
 )
+if not VECTORS.is_dir():
+    VECTORS = Path(__file__).parents[2] / "core" / "tests" / "vectors" / "wire"
 needs_vectors = pytest.mark.skipif(
     not VECTORS.is_dir(),
     reason="the wire vectors are not here: set AVALON_VECTORS to the folder that holds wire/",

@@ -125,7 +125,7 @@ async def test_workers(http_service, avalon):
         "simulated-worker",
         "SIMULATED",
         "active",
-        "trusted: 6 checks",
+        "trusted: 7 checks",
         "~avalon-hpke-1",
         "any items",
     ):

@@ -186,6 +186,18 @@ async def test_a_service_that_always_speaks_of_rotation_is_believed_once(service
     assert methods(service).count("WorkOrderSubmit") == 2
 
 
+async def test_asking_again_does_not_seal_again(service):
+    service.pause()
+    async with service.client() as client:
+        handle = await client.submit("echo-result", ["a"])
+        service.failure = WorkOrderError(2, "workerEncryptionKey: rotated")
+        service.resume()
+        for _ in range(3):
+            with pytest.raises(OrderRefused, match="rotated"):
+                await handle.result()
+    assert methods(service).count("WorkOrderSubmit") == 2
+
+
 @pytest.mark.parametrize(
     ("what", "arguments", "options"),
     [

@@ -150,7 +150,7 @@ class Requester:
     async def meet_worker(self) -> AppraisedWorker:
         _, body = await self.post(encode_call("WorkerRetrieve", {"workerId": WORKER_ID}, 1))
         record = decode_record(decode_answer(body).result_or_raise(GeneralError))
-        report, worker = appraise_worker(record, TrustPolicy.development())
+        report, worker = appraise_worker(record, TrustPolicy.development(), worker_id=WORKER_ID)
         report.raise_for_verdict()
         assert worker is not None
         self.worker = worker

@@ -5,16 +5,28 @@ A role gives the parts (what to offer, what to do with a message); this is the o
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import assert_never
 
 import msgspec
 
 from avalon_core.attestation import report_data
-from avalon_core.channel.messages import Cancel, Configure, Ping, Pong, Process, Shutdown, Started, ToEnclave
+from avalon_core.channel.messages import (
+    Cancel,
+    Configure,
+    KeySigned,
+    Ping,
+    Pong,
+    Process,
+    Shutdown,
+    SignKey,
+    Started,
+    ToEnclave,
+)
+from avalon_core.crypto.registry import key_nonce
 from avalon_core.crypto.signing import digest_of_text
 from avalon_core.errors import ChannelError
-from avalon_core.protocol.ids import HexStr
+from avalon_core.protocol.ids import HexStr, worker_id_of
 from avalon_core.protocol.orders import FORMAT_HPKE, FORMAT_JSON_RPC
 from avalon_core.protocol.workers import KeyBinding, WorkerDetails, WorkerTypeData, WorkloadInfo
 from avalon_enclave.errors import EXIT_CHANNEL_BROKEN, EXIT_ENDED, KeysRefused, StartRefused
@@ -85,7 +97,10 @@ def announce(
     rsa_key = keys.encryption.rsa.public_key.pem
     hpke_key = keys.encryption.hpke.public_key.hex
     binding = KeyBinding(
-        role=keys.owner.role, tenant=keys.owner.tenant, nonce=HexStr(os.urandom(_NONCE_BYTES).hex())
+        worker_id=worker_id_of(keys.owner.worker_name),
+        role=keys.owner.role,
+        tenant=keys.owner.tenant,
+        nonce=HexStr(os.urandom(_NONCE_BYTES).hex()),
     )
     proof_data_type, proof_data = platform.issue_evidence(
         report_data(
@@ -99,6 +114,7 @@ def announce(
         verification_key=verification_key,
         encryption_key=rsa_key,
         encryption_key_signature=HexStr(keys.signing.sign(digest_of_text(rsa_key)).hex()),
+        encryption_key_nonce=key_nonce(rsa_key),
         hpke_encryption_key=HexStr(hpke_key),
         hpke_encryption_key_signature=HexStr(keys.signing.sign(digest_of_text(hpke_key)).hex()),
         proof_data_type=proof_data_type,
@@ -121,7 +137,13 @@ def announce(
     )
 
 
-def serve(channel: HostChannel, messages: Iterator[ToEnclave], executor: Executor, journal: Journal) -> int:
+def serve(
+    channel: HostChannel,
+    messages: Iterator[ToEnclave],
+    executor: Executor,
+    journal: Journal,
+    sign_key: Callable[[SignKey], KeySigned],
+) -> int:
     """Process orders until the host says Shutdown or closes the channel; returns the exit code."""
     try:
         for message in messages:
@@ -130,6 +152,8 @@ def serve(channel: HostChannel, messages: Iterator[ToEnclave], executor: Executo
                     executor.submit(message)
                 case Cancel():
                     executor.cancel(message.handle)
+                case SignKey():
+                    channel.send(sign_key(message))
                 case Ping():
                     channel.send(Pong(message.sequence))
                 case Shutdown():

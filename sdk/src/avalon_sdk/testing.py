@@ -162,7 +162,7 @@ class SimulatedService:
         """The worker's record as JSON, as the service gives it."""
         verification_key = self._signing_key.verification_key.pem
         rsa, hpke = self._keys.rsa.public_key.pem, self._keys.hpke.public_key.hex
-        binding = KeyBinding(role="singleton", nonce=HexStr("00" * 32))
+        binding = KeyBinding(worker_id=self.worker_id, role="singleton", nonce=HexStr("00" * 32))
         bound = report_data(
             binding, verification_key=verification_key, encryption_key=rsa, hpke_encryption_key=hpke
         )

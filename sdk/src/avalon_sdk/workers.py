@@ -173,14 +173,16 @@ class WorkerFinder:
                 f"{self._transport.address} answered the record of another worker: got {named!r:.80}, expected "
                 f"{worker_id!r}"
             )
-        report, appraised = self._appraise(raw, record)
+        report, appraised = self._appraise(raw, record, worker_id)
         return ListedWorker(worker_id=worker_id, record=record, report=report, appraised=appraised)
 
-    def _appraise(self, raw: bytes, record: WorkerRecord) -> tuple[AppraisalReport, AppraisedWorker | None]:
-        digest = hashlib.sha256(raw).digest()
+    def _appraise(
+        self, raw: bytes, record: WorkerRecord, worker_id: WorkerId
+    ) -> tuple[AppraisalReport, AppraisedWorker | None]:
+        digest = hashlib.sha256(worker_id.encode() + b"\0" + raw).digest()
         found = self._appraisals.get(digest)
         if found is None:
-            found = self._appraisals[digest] = appraise_worker(record, self.policy)
+            found = self._appraisals[digest] = appraise_worker(record, self.policy, worker_id=worker_id)
             if len(self._appraisals) > MAX_CACHED_APPRAISALS:
                 self._appraisals.popitem(last=False)
         return found

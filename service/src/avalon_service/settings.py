@@ -40,7 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """0: any free port, which is printed."""
 
     data_dir: str = ""
-    """Where the database and sealed keys are kept. Empty: ``$XDG_STATE_HOME/avalon``, or ``~/.local/state/avalon``."""
+    """Where the database and sealed keys are kept. Empty: ``$XDG_DATA_HOME/avalon``, or ``~/.local/share/avalon``."""
 
     store: Literal["sqlite", "memory"] = "sqlite"
     """``memory`` forgets every order at the end: for tests only."""

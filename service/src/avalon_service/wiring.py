@@ -116,8 +116,8 @@ def data_directory(settings: Settings) -> Path:
     if settings.data_dir:
         directory = Path(settings.data_dir)
     else:
-        state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-        directory = Path(state) / "avalon"
+        data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+        directory = Path(data) / "avalon"
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as exc:
@@ -170,7 +170,7 @@ async def _run(
             log_config=None,
             access_log=False,
             server_header=False,
-            date_header=False,
+            date_header=True,
             proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=5,

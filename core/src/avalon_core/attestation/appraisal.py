@@ -6,10 +6,11 @@ The checks, in this order. One that cannot be made has the verdict "could not ch
 2. *root*: the evidence is signed under a root that the policy accepts.
 3. *debug*: the operator cannot look into the enclave.
 4. *measurement*: the policy admits the code that runs.
-5. *key binding*: the evidence's report data commits to exactly the keys in the record.
-6. *encryption keys*: the verification key has signed them.
+5. *worker identity*: the record's key binding names the worker that was asked for.
+6. *key binding*: the evidence's report data commits to exactly the keys in the record.
+7. *encryption keys*: the verification key has signed them.
 
-A caller who passes still has to check that the record is the one of the worker it means, and that it is active.
+A caller who passes still has to check that the worker is active.
 """
 
 import enum
@@ -31,7 +32,7 @@ from avalon_core.errors import (
     SignatureMismatch,
 )
 from avalon_core.protocol.encodings import decode_hex, decode_lower_hex
-from avalon_core.protocol.workers import WorkerRecord, WorkerTypeData
+from avalon_core.protocol.workers import KeyBinding, WorkerRecord, WorkerTypeData
 
 
 class Verdict(enum.StrEnum):
@@ -95,9 +96,14 @@ class AppraisedWorker:
 
 
 def appraise_worker(
-    record: WorkerRecord, policy: TrustPolicy
+    record: WorkerRecord, policy: TrustPolicy, *, worker_id: str
 ) -> tuple[AppraisalReport, AppraisedWorker | None]:
     """Appraise a worker record.
+
+    Args:
+        record: as the service gave it.
+        policy: what is accepted.
+        worker_id: the worker that was asked for: evidence binds the keys to it, too.
 
     Returns:
         The report, and the worker's keys where its verdict is passed (else None: there is nothing to seal to).
@@ -125,6 +131,8 @@ def appraise_worker(
             remedy="Compare with the measurement that you built or were told; add it to the policy if it is right.",
         )
     )
+    if data.key_binding is not None:
+        checks.append(_check_identity(data.key_binding, worker_id))
     checks.append(_check_binding(data, claims))
     keys = _check_keys(data, checks)
     report = AppraisalReport(checks=checks, claims=claims)
@@ -190,6 +198,17 @@ def _verify_evidence(data: WorkerTypeData, policy: TrustPolicy, checks: list[Che
         )
     )
     return None
+
+
+def _check_identity(binding: KeyBinding, worker_id: str) -> Check:
+    # What the binding says is proved by the next check.
+    return _check(
+        "worker identity",
+        worker_id,
+        binding.worker_id,
+        passed=binding.worker_id == worker_id,
+        remedy="The service gave out another worker's record: do not use it, and tell the operator.",
+    )
 
 
 def _check_binding(data: WorkerTypeData, claims: Claims) -> Check:

@@ -14,9 +14,15 @@ def report_data(
 ) -> bytes:
     """The report data of a worker with these keys: SHA-256 over their canonical encoding, then 32 zero bytes.
 
-    Keys are hashed as the texts that the worker record carries (PEM, PEM and hex), with role, tenant and nonce.
+    Keys are hashed as the texts that the worker record carries (PEM, PEM and hex), with worker id, role, tenant and nonce.
     """
     fields = encode_fields(
-        binding.role, binding.tenant, binding.nonce, verification_key, encryption_key, hpke_encryption_key
+        binding.worker_id,
+        binding.role,
+        binding.tenant,
+        binding.nonce,
+        verification_key,
+        encryption_key,
+        hpke_encryption_key,
     )
     return hashlib.sha256(_DOMAIN + fields).digest().ljust(REPORT_DATA_BYTES, b"\0")

@@ -1,11 +1,11 @@
 """What host and enclave say to each other.
 
-    host -> enclave      Configure, Process, Cancel, Ping, Shutdown
-    enclave -> host      Started, Done, Failed, Pong, Log
+    host -> enclave      Configure, Process, Cancel, SignReceipt, SignKey, Ping, Shutdown
+    enclave -> host      Started, Done, Failed, ReceiptSigned, KeySigned, Pong, Log
 
 The host sends Configure first and waits for Started (or for the enclave to end). A handle is the host's number for
-one hand-over of one order; the enclave answers each Process with exactly one Done or Failed, in any order, unless
-it dies. After Cancel the answer may still be either; nobody waits for it.
+one hand-over of one order; the enclave answers each Process with exactly one Done or Failed, and each SignReceipt
+with exactly one ReceiptSigned or Failed, in any order, unless it dies. After Cancel the answer may still be either; nobody waits for it.
 """
 
 from typing import Any
@@ -43,13 +43,42 @@ class Process(msgspec.Struct, frozen=True, tag="process", array_like=True):
     """The params of WorkOrderSubmit, the JSON exactly as the requester sent it."""
 
     registered_key: str | None = None
-    """PEM of the key that is registered for the requester."""
+    """PEM of the key that is registered for the requester: the order must then be signed by it."""
+
+    receipt: bool = False
+    """The order has a receipt: sign the worker's update of it along with the answer."""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel", array_like=True):
     """Nobody wants this result any more."""
 
     handle: int
+
+
+class SignReceipt(msgspec.Struct, frozen=True, tag="sign_receipt", array_like=True):
+    """Sign the worker's update of a receipt that was created after its order was completed.
+
+    Nothing is signed but the hash of a result that carries the signature of this very worker.
+    """
+
+    handle: int
+    """Other than that of any order in flight."""
+
+    request: bytes
+    """As in Process."""
+
+    result: bytes
+    """As in Done."""
+
+
+class SignKey(msgspec.Struct, frozen=True, tag="sign_key", array_like=True):
+    """Vouch for the worker's RSA encryption key. Answered with KeySigned."""
+
+    handle: int
+    """Of a numbering of its own."""
+
+    tag: str
+    """Goes under the signature; hex of up to 32 bytes."""
 
 
 class Ping(msgspec.Struct, frozen=True, tag="ping", array_like=True):
@@ -88,6 +117,35 @@ class Done(msgspec.Struct, frozen=True, tag="done", array_like=True):
     legacy: bool = False
     """The order repeats a (key, iv) pair and was accepted all the same."""
 
+    response_hash: bytes | None = None
+    """R of the result, where a receipt was asked for."""
+
+    receipt_signature: bytes | None = None
+    """DER, by the worker: its update PROCESSED of the order's receipt, whose data is base64 of ``response_hash``."""
+
+
+class ReceiptSigned(msgspec.Struct, frozen=True, tag="receipt_signed", array_like=True):
+    """The answer to SignReceipt."""
+
+    handle: int
+    response_hash: bytes
+    receipt_signature: bytes
+    """As in Done."""
+
+
+class KeySigned(msgspec.Struct, frozen=True, tag="key_signed", array_like=True):
+    """The answer to SignKey."""
+
+    handle: int
+    encryption_key: str
+    """PEM."""
+
+    encryption_key_nonce: str
+    """Hex; changes with the key."""
+
+    signature: bytes
+    """DER, over :func:`avalon_core.crypto.registry.key_digest`."""
+
 
 class Pong(msgspec.Struct, frozen=True, tag="pong", array_like=True):
     """The answer to Ping."""
@@ -101,6 +159,12 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
     handle: int
     code: int
     message: str
+    response_hash: bytes | None = None
+    """What stands in for R (:func:`avalon_core.crypto.receipts.failure_hash`), where a receipt was asked for and the
+    request could be read."""
+
+    receipt_signature: bytes | None = None
+    """DER, by the worker: its update FAILED of the order's receipt, whose data is base64 of ``response_hash``."""
 
 
 class Log(msgspec.Struct, frozen=True, tag="log", array_like=True):
@@ -111,8 +175,8 @@ class Log(msgspec.Struct, frozen=True, tag="log", array_like=True):
     fields: dict[str, Any] = {}
 
 
-ToEnclave = Configure | Process | Cancel | Ping | Shutdown
-ToHost = Started | Done | Failed | Pong | Log
+ToEnclave = Configure | Process | Cancel | SignReceipt | SignKey | Ping | Shutdown
+ToHost = Started | Done | Failed | ReceiptSigned | KeySigned | Pong | Log
 
 _encoder = msgspec.msgpack.Encoder()
 _to_enclave: msgspec.msgpack.Decoder[ToEnclave] = msgspec.msgpack.Decoder(ToEnclave)

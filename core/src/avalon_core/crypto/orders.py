@@ -7,7 +7,7 @@ Opening an order, in the enclave, is these steps in this order; each failure is 
 3. *Dialect and integrity.* The encrypted request hash opens under one dialect; the hash computed from the request
    must equal it (code 1). Nothing in a request names its dialect: the AEAD tag decides.
 4. *Requester.* A signature, where there is one, must verify: under the key registered for the requester if one is,
-   else under verifyingKey, which then proves possession only (code 4).
+   else under verifyingKey, which then proves possession only (code 4). Where a key is registered there must be one.
 5. *Inputs.* Every encrypted item opens, and matches its dataHash where it has one (code 1).
 
 What the caller still must do: decide whether a legacy order (:func:`nonce_reuse`) is wanted, guard against
@@ -156,6 +156,11 @@ def _find_dialect(request: WorkOrderRequest, keys: OrderKeys) -> tuple[Dialect, 
             raise invalid_order(
                 "sessionKeyIv: required in this dialect (without it the iv would be zeros for every message)"
             )
+        if dialect is EEA and any(template.is_clear for template in request.out_data):
+            # This dialect hashes nothing of the marks "" and "-": anyone on the wire could have put one for the other.
+            raise invalid_order(
+                'outData: the mark "-" is not protected in this dialect; leave outputs encrypted'
+            )
         try:
             request_hash = dialect.request_hash(request)
         except EncodingError as exc:
@@ -170,7 +175,12 @@ def _check_requester(
     request: WorkOrderRequest, request_hash: bytes, registered: VerificationKey | None
 ) -> None:
     if not request.requester_signature:
-        return
+        if registered is None:
+            return
+        raise WorkOrderError(
+            WorkOrderCode.INVALID_SIGNATURE,
+            "requesterSignature: a key is registered for this requester, so every order of it must be signed",
+        )
     try:
         key = registered or load_verification_key(request.verifying_key or "")
         decode = decode_canonical_base64 if request.is_hpke else decode_base64

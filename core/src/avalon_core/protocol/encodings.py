@@ -6,12 +6,8 @@ an encoding or is refused, so that what was hashed and what was decoded can neve
 
 import base64
 import binascii
-import re
 
 from avalon_core.errors import EncodingError
-
-_HEX = re.compile(r"(?:[0-9a-fA-F]{2})*\Z")
-_LOWER_HEX = re.compile(r"(?:[0-9a-f]{2})*\Z")
 
 
 def decode_hex(text: str, *, what: str) -> bytes:
@@ -20,9 +16,14 @@ def decode_hex(text: str, *, what: str) -> bytes:
     Raises:
         EncodingError: naming ``what``, never quoting the text.
     """
-    if _HEX.match(text) is None:
+    try:
+        data = bytes.fromhex(text)
+    except ValueError:
+        data = b""
+    # bytes.fromhex skips white space: then the length tells.
+    if 2 * len(data) != len(text):
         raise EncodingError(f"{what} is not hex: expected an even number of digits 0-9, a-f")
-    return bytes.fromhex(text)
+    return data
 
 
 def decode_lower_hex(text: str, *, what: str) -> bytes:
@@ -31,9 +32,13 @@ def decode_lower_hex(text: str, *, what: str) -> bytes:
     Raises:
         EncodingError: naming ``what``.
     """
-    if _LOWER_HEX.match(text) is None:
+    try:
+        data = bytes.fromhex(text)
+    except ValueError:
+        data = b""
+    if data.hex() != text:
         raise EncodingError(f"{what} is not canonical hex: expected an even number of lower-case digits")
-    return bytes.fromhex(text)
+    return data
 
 
 def decode_base64(text: str, *, what: str) -> bytes:

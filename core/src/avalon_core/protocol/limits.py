@@ -34,6 +34,12 @@ MAX_URI_CHARS = 2048
 MAX_TIMEOUT_MSECS = 2**31 - 1
 """responseTimeoutMSecs is a 32-bit integer in every existing client."""
 
+MAX_RECEIPT_CODE = 2**31 - 1
+"""Receipt statuses and update types, an application's own included, are 32-bit integers in existing clients."""
+
+MAX_UPDATE_DATA_CHARS = 16 * 1024
+"""Text of one update of a receipt. A hash has 44 characters; anybody may add updates, and all of them are kept."""
+
 MAX_FRAME_BYTES = 40 * 1024 * 1024
 """One frame of the channel between host and enclave: one order of the largest size with its envelope."""
 

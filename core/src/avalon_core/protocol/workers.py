@@ -21,6 +21,9 @@ KEY_ENCRYPTION_ALGORITHM = "RSA-OAEP-3072"
 class KeyBinding(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What the evidence's report data commits to besides the keys (see :func:`avalon_core.attestation.binding`)."""
 
+    worker_id: str
+    """The worker that these keys are of: a record cannot be given out as another worker's."""
+
     role: str
     """``singleton``, ``kme`` or ``wpe``."""
 

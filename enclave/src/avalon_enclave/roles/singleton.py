@@ -9,6 +9,7 @@ from avalon_enclave.events import Event, Journal
 from avalon_enclave.executor import Executor
 from avalon_enclave.hardening import silence
 from avalon_enclave.host_channel import HostChannel
+from avalon_enclave.key_signing import KeySigner
 from avalon_enclave.lifecycle import announce, await_configure, obtain_keys, serve
 from avalon_enclave.platforms import Platform
 from avalon_enclave.processor import Processor
@@ -54,7 +55,7 @@ def run_singleton(channel: HostChannel, platform: Platform) -> int:
     gc.freeze()
     executor = Executor(processor, send=channel.send, journal=journal, threads=configure.threads)
     try:
-        return serve(channel, messages, executor, journal)
+        return serve(channel, messages, executor, journal, KeySigner(processor.worker_id, keys))
     finally:
         for offer in offers:
             offer.runtime.close()

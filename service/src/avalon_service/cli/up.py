@@ -20,7 +20,7 @@ def command(
     host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Where orders and sealed keys are kept. [default: ~/.local/state/avalon]"),
+        typer.Option(help="Where orders and sealed keys are kept. [default: ~/.local/share/avalon]"),
     ] = None,
     worker_name: Annotated[
         str | None, typer.Option(help="Name of the worker. [default: singleton-worker-1]")
