@@ -19,7 +19,7 @@ from avalon_core.crypto.signing import SigningKey
 from avalon_core.errors import DecryptionFailed, EncodingError, KeyFormatError
 from avalon_core.protocol.encodings import encode_base64
 from avalon_core.protocol.errors import WorkOrderError
-from avalon_core.protocol.limits import MAX_ITEM_INDEX, MAX_ITEMS
+from avalon_core.protocol.limits import MAX_ITEM_INDEX, MAX_ITEMS, MAX_OWN_KEYS
 from avalon_core.protocol.orders import InDataItem, OutDataItem, WorkOrderRequest
 
 SUITES = ("~avalon-hpke-1", "avalon", "eea-1.1")
@@ -531,3 +531,15 @@ def test_keys_for_another_order_do_not_open_this_one(world) -> None:
     request = world.seal(world.draft("a")).request
     with refusal(1, "does not open in any dialect"):
         open_order(request, OrderKeys(session=b"z" * 32))
+
+
+def test_more_own_keys_than_the_cap_are_refused_before_any_is_opened(world) -> None:
+    """Each would cost the enclave a private-key operation."""
+    items = tuple(
+        InDataItem(index=index, data="", encrypted_data_encryption_key=f"{index:04x}", iv="00" * 12)
+        for index in range(MAX_OWN_KEYS + 1)
+    )
+    request = change(world.seal(world.draft("a"), suite="avalon").request, in_data=items)
+    with pytest.raises(WorkOrderError, match=f"at most {MAX_OWN_KEYS}") as refused:
+        world.open(request)
+    assert refused.value.code == 2

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,21 @@ import uvicorn
 from avalon_service.hosts.host import HostState, WorkerHost
 from avalon_service.hosts.process import EnclaveEnded
 from avalon_service.listener.app import Listener
+from avalon_service.listener.corked import CorkedProtocol
 from avalon_service.listener.methods import Methods
 from avalon_service.listener.pages import ServicePages
+from avalon_service.listener.registry import RegistryMethods
 from avalon_service.listener.work_orders import WorkOrderMethods
 from avalon_service.listener.workers import WorkerMethods
 from avalon_service.orders.errors import ServiceError
 from avalon_service.orders.ports import Store
 from avalon_service.orders.service import OrderService
+from avalon_service.registry.keys import EncryptionKeys
+from avalon_service.registry.operator import FILE_NAME as TOKEN_FILE
+from avalon_service.registry.operator import Operator, TokenUnusable, open_token
+from avalon_service.registry.requesters import FILE_NAME as REQUESTERS_FILE
+from avalon_service.registry.requesters import RequesterKeys, RequestersUnusable
+from avalon_service.registry.workers import WorkerRegistry
 from avalon_service.settings import Settings
 from avalon_service.store.limits import Limits
 from avalon_service.store.memory import MemoryStore
@@ -34,6 +42,9 @@ log = logging.getLogger(__name__)
 
 SIMULATED_PLATFORMS = frozenset({"simulated"})
 """Platforms that no hardware stands behind."""
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+"""Addresses that nobody else reaches."""
 
 _BACKLOG = 2048
 _KEEP_ALIVE_SECONDS = 75
@@ -72,15 +83,30 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         directory = data_directory(settings)
         store = await _open_store(settings, directory)
         stack.push_async_callback(store.close)
+        operator, requesters = _open_authorities(directory)
         host = WorkerHost(
             settings=settings,
             orders=store.orders,
             workers=store.workers,
+            requesters=requesters,
             directory=directory / "workers" / settings.worker_name.encode().hex()[:128],
         )
-        orders = OrderService(store.orders, store.workers, settings)
+        hosts: Mapping[str, WorkerHost] = {host.state.worker_id: host}
+        orders = OrderService(
+            store.orders,
+            store.workers,
+            settings,
+            is_hosted=hosts.__contains__,
+            requesters=requesters,
+        )
+        registry = _registry_methods(settings, store, hosts, operator, requesters)
         version = importlib.metadata.version("avalon-service")
-        methods = Methods(WorkOrderMethods(orders).table(), WorkerMethods(store.workers).table())
+        methods = Methods(
+            WorkOrderMethods(orders).table(),
+            WorkerMethods(store.workers).table(),
+            registry.table(),
+            guarded=registry.guarded(),
+        )
         pages = ServicePages(
             settings=settings, version=version, orders=store.orders, hosts=lambda: [host.state]
         )
@@ -89,22 +115,37 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 
 
 def check(settings: Settings) -> None:
-    """Refuse settings that the profile forbids.
+    """Refuse settings that the profile forbids: all of them at once.
 
     Raises:
-        CannotStart: says what to change.
+        CannotStart: says of each what to change.
     """
-    if not settings.is_production:
-        return
+    if settings.is_production and (refused := _refused_in_production(settings)):
+        raise CannotStart("; and ".join(refused))
+
+
+def _refused_in_production(settings: Settings) -> list[str]:
+    refused = []
     if settings.platform in SIMULATED_PLATFORMS:
-        raise CannotStart(
+        refused.append(
             "the production profile refuses the simulated platform: it protects nothing. "
             "Run on a TEE platform, or use the development profile"
         )
-    if settings.host not in ("127.0.0.1", "::1", "localhost"):
-        raise CannotStart(
-            "the production profile refuses plain HTTP beyond loopback: listen on 127.0.0.1 behind a TLS proxy"
+    if settings.host not in LOOPBACK:
+        refused.append(
+            f"the production profile refuses plain HTTP beyond loopback (host is {settings.host!r}): "
+            "listen on 127.0.0.1 behind a TLS proxy"
         )
+    if settings.store == "memory":
+        refused.append(
+            "the production profile refuses the store 'memory', which forgets accepted orders: set store to 'sqlite'"
+        )
+    if settings.accepts_self_registration:
+        refused.append(
+            "the production profile refuses self_registration: anybody can make a key and register with it. "
+            "Leave it unset, and register workers with the operator's token"
+        )
+    return refused
 
 
 def data_directory(settings: Settings) -> Path:
@@ -140,6 +181,30 @@ def _listen(settings: Settings) -> socket.socket:
     return listening
 
 
+def _open_authorities(directory: Path) -> tuple[Operator, RequesterKeys]:
+    try:
+        return open_token(directory / TOKEN_FILE), RequesterKeys.open(directory / REQUESTERS_FILE)
+    except (TokenUnusable, RequestersUnusable) as exc:
+        raise CannotStart(str(exc)) from exc
+
+
+def _registry_methods(
+    settings: Settings,
+    store: Store,
+    hosts: Mapping[str, WorkerHost],
+    operator: Operator,
+    requesters: RequesterKeys,
+) -> RegistryMethods:
+    registry = WorkerRegistry(
+        store.workers,
+        is_hosted=hosts.__contains__,
+        self_registration=settings.accepts_self_registration,
+        max_workers=settings.max_workers,
+    )
+    keys = EncryptionKeys(workers=store.workers, registry=registry, requesters=requesters, host_of=hosts.get)
+    return RegistryMethods(operator=operator, registry=registry, keys=keys, requesters=requesters)
+
+
 async def _open_store(settings: Settings, directory: Path) -> Store:
     limits = Limits(max_queued=settings.max_queued, max_request=settings.max_body_bytes)
     if settings.store == "memory":
@@ -164,7 +229,7 @@ async def _run(
         uvicorn.Config(
             listener,
             loop="none",
-            http="httptools",
+            http=CorkedProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -5,7 +5,8 @@
 
 The host sends Configure first and waits for Started (or for the enclave to end). A handle is the host's number for
 one hand-over of one order; the enclave answers each Process with exactly one Done or Failed, and each SignReceipt
-with exactly one ReceiptSigned or Failed, in any order, unless it dies. After Cancel the answer may still be either; nobody waits for it.
+with exactly one ReceiptSigned or Failed, in any order, unless it dies. After Cancel the answer may still be either;
+nobody waits for it.
 """
 
 from typing import Any

@@ -34,7 +34,7 @@ from avalon_core.crypto.dialects import (
     WorkerKeys,
     WorkerPublicKeys,
 )
-from avalon_core.crypto.dialects.base import SECRET_BYTES
+from avalon_core.crypto.dialects.base import SECRET_BYTES, wrapped_own_keys
 from avalon_core.crypto.dialects.hpke import form_fault, header_digest, order_prk, owned_fault, unlock_hpke
 from avalon_core.crypto.dialects.session import SessionDialect, nonce_reuse, unlock_session
 from avalon_core.crypto.signing import SigningKey, VerificationKey, digest_of_text, load_verification_key
@@ -42,7 +42,7 @@ from avalon_core.errors import AvalonError, DecryptionFailed, EncodingError, Key
 from avalon_core.protocol.encodings import decode_base64, decode_canonical_base64, decode_hex, encode_base64
 from avalon_core.protocol.errors import WorkOrderCode, WorkOrderError, failed_order, invalid_order
 from avalon_core.protocol.ids import Base64Str, HexStr, RequesterId, WorkerId, WorkloadId, WorkOrderId
-from avalon_core.protocol.limits import MAX_ITEM_INDEX, MAX_ITEMS
+from avalon_core.protocol.limits import MAX_ITEM_INDEX, MAX_ITEMS, MAX_OWN_KEYS
 from avalon_core.protocol.orders import (
     CLEAR_TEXT_KEY,
     DATA_ENCRYPTION_ALGORITHM,
@@ -104,6 +104,9 @@ def unlock(request: WorkOrderRequest, keys: WorkerKeys) -> OrderKeys:
     Raises:
         WorkOrderError: code 2 for form, code 1 where the keys do not open.
     """
+    own = len(wrapped_own_keys(request))
+    if own > MAX_OWN_KEYS:
+        raise invalid_order(f"items have {own} keys of their own: expected at most {MAX_OWN_KEYS} in one order")
     if request.is_hpke:
         fault = form_fault(request)
         if fault is not None:

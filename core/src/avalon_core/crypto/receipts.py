@@ -173,7 +173,9 @@ def response_hashes(request: WorkOrderRequest, result: WorkOrderResult) -> froze
     return frozenset(found)
 
 
-def signed_response_hash(request: WorkOrderRequest, result: WorkOrderResult, worker: VerificationKey) -> bytes:
+def signed_response_hash(
+    request: WorkOrderRequest, result: WorkOrderResult, worker: VerificationKey
+) -> bytes:
     """The R of a result that this very worker signed for this very order. Only public members are needed.
 
     Raises:
@@ -181,7 +183,9 @@ def signed_response_hash(request: WorkOrderRequest, result: WorkOrderResult, wor
     """
     for name in ("work_order_id", "worker_id", "workload_id", "requester_id"):
         if getattr(result, name) != getattr(request, name):
-            raise SignatureMismatch(f"the result belongs to another order: its {name.replace('_', ' ')} differs")
+            raise SignatureMismatch(
+                f"the result belongs to another order: its {name.replace('_', ' ')} differs"
+            )
     strict = request.is_hpke
     try:
         decode = decode_canonical_base64 if strict else decode_base64

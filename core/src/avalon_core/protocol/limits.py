@@ -19,6 +19,9 @@ MAX_DATA_CHARS = 24 * 1024 * 1024
 MAX_WRAPPED_KEY_CHARS = 8192
 """Hex of an encrypted key. The largest known is 2,400 (HPKE), RSA-3072 wrapped twice is 824."""
 
+MAX_OWN_KEYS = 64
+"""Items' own keys in one order, in both directions: each costs the enclave a private-key operation (RSA: about 1 ms)."""
+
 MAX_PEM_CHARS = 4096
 """A public key in PEM: RSA-3072 needs 625; RSA-16384 would need 2,900."""
 

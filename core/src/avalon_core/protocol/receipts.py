@@ -102,7 +102,9 @@ def status_after(status: int, update_type: int) -> int:
         fault = "updateType: the receipt is completed, which is final; nothing can be added to it"
     if fault is None and status == ReceiptStatus.PROCESSED and update_type in _NOT_AFTER_PROCESSED:
         name = ReceiptStatus(update_type).name.lower()
-        fault = f"updateType: the receipt is processed and cannot become {name}; only completed comes after it"
+        fault = (
+            f"updateType: the receipt is processed and cannot become {name}; only completed comes after it"
+        )
     if fault is not None:
         raise GeneralError(GeneralCode.INVALID_PARAMETER, fault)
     return update_type if sets_status(update_type) else status
