@@ -24,7 +24,7 @@ demo: .venv/.stamp-run ## Start a service, have it process a few work orders, st
 setup: .venv/.stamp-dev ## Make .venv with everything in it; the other tasks do so themselves
 
 test: .venv/.stamp-dev ## Run the tests; ARGS='-k receipt -x' passes options on, JOBS=8 runs more at a time
-	$(bin)/pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	$(bin)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: .venv/.stamp-dev ## Check style, formatting, types, import contracts and the rules of the house
 	$(bin)/ruff check .
@@ -32,6 +32,7 @@ lint: .venv/.stamp-dev ## Check style, formatting, types, import contracts and t
 	$(bin)/mypy
 	$(bin)/lint-imports
 	$(bin)/python scripts/check_house.py
+	$(bin)/python scripts/make_settings_doc.py --check
 
 readme: .venv/.stamp-dev ## Run the commands that README.md shows and compare what they print
 	$(bin)/python scripts/check_readme.py

@@ -21,6 +21,7 @@ from avalon_core.protocol.ids import worker_id_of, workload_id_of
 from avalon_core.protocol.orders import InDataItem, decode_request, decode_result, encode_request
 from avalon_enclave.events import Journal
 from avalon_enclave.processor import Processor
+from avalon_enclave.replay import ReplayGuard
 from avalon_enclave.runtimes.base import Uncontrolled
 from avalon_enclave.runtimes.thread import ThreadRuntime
 from avalon_enclave.runtimes.watchdog import Watchdog
@@ -99,6 +100,8 @@ def draft(workload: str = "echo-result", *data: bytes, **changes) -> OrderDraft:
 
 
 def run(processor: Processor, sealed: SealedOrder, registered: str | None = None) -> list[Item]:
+    """Process an order as an enclave that has not seen it before."""
+    processor = dataclasses.replace(processor, replay=ReplayGuard())
     processed = processor.process(encode_request(sealed.request), registered, Uncontrolled())
     return open_result(sealed, decode_result(processed.result), processor.signer.verification_key)
 
@@ -147,7 +150,7 @@ def test_a_workload_id_may_be_spelled_otherwise(processor, spell):
 
 
 def test_legacy_orders_need_permission(processor):
-    strict = dataclasses.replace(processor, accept_legacy=False)
+    strict = dataclasses.replace(processor, accept_legacy=False, replay=ReplayGuard())
     legacy = seal_order(draft(), public(processor), suite="avalon", shared_iv=True)
     assert processor.process(encode_request(legacy.request), None, Uncontrolled()).legacy
     code, message = refusal(strict, legacy)
@@ -252,3 +255,23 @@ def test_the_wire_vectors_of_existing_clients():
         if request.session_key_iv and request.workload_id == workload_id_of("echo-result"):
             # One key and iv: equal plaintext is equal ciphertext, so the answer is the vectors' own, byte for byte.
             assert ours.out_data == theirs.out_data, case["name"]
+
+
+def test_a_repeated_order_gets_the_same_result_and_does_not_run_again(processor, spy, suite):
+    params = encode_request(seal_order(draft("spy"), public(processor), suite=suite).request)
+    first = processor.process(params, None, Uncontrolled()).result
+    spy.context = None
+    assert processor.process(params, None, Uncontrolled()).result == first
+    assert spy.context is None
+
+
+def test_other_bytes_under_an_id_that_was_processed_are_refused(processor, suite):
+    used = draft("echo-result", b"one")
+    params = encode_request(seal_order(used, public(processor), suite=suite).request)
+    processor.process(params, None, Uncontrolled())
+    again = dataclasses.replace(used, inputs=[Item(index=0, data=b"two")])
+    with pytest.raises(WorkOrderError, match="another order under this id") as caught:
+        processor.process(
+            encode_request(seal_order(again, public(processor), suite=suite).request), None, Uncontrolled()
+        )
+    assert caught.value.code == 2

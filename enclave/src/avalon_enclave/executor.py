@@ -9,11 +9,13 @@ import threading
 import time
 from collections.abc import Callable
 
-from avalon_core.channel.messages import Done, Failed, Process
+import msgspec
+
+from avalon_core.channel.messages import Done, Failed, Process, ReceiptSigned, SignReceipt
 from avalon_core.errors import ChannelError
 from avalon_core.protocol.errors import WorkOrderCode, WorkOrderError
 from avalon_enclave.events import Event, Journal, type_name
-from avalon_enclave.processor import Processor
+from avalon_enclave.processor import Processed, Processor
 from avalon_enclave.runtimes.base import workload_overran
 
 MAX_IN_FLIGHT = 4096
@@ -28,14 +30,30 @@ _UNEXPECTED = "the order could not be processed"
 class Job:
     """One hand-over of one order. Satisfies :class:`avalon_enclave.runtimes.base.Control`."""
 
-    __slots__ = ("_executor", "_stop", "answered", "cancelled", "handle", "message", "size")
+    __slots__ = (
+        "_executor",
+        "_stop",
+        "answered",
+        "cancelled",
+        "handle",
+        "message",
+        "refused_request",
+        "size",
+    )
 
-    def __init__(self, executor: "Executor", message: Process) -> None:
+    def __init__(self, executor: "Executor", message: Process | SignReceipt) -> None:
         self._executor = executor
         self._stop: Callable[[], None] | None = None
         self.handle = message.handle
-        self.message: Process | None = message
+        self.message: Process | SignReceipt | None = message
         self.size = len(message.request)
+        self.refused_request: bytes | None = None
+        """The request of an order with a receipt: a refusal is signed, too."""
+
+        if isinstance(message, SignReceipt):
+            self.size += len(message.result)
+        elif message.receipt:
+            self.refused_request = message.request
         self.answered = False
         self.cancelled = False
 
@@ -51,7 +69,7 @@ class Job:
     def cancel(self) -> None:
         """Nobody wants the result: stop what can be stopped. With the executor's lock held."""
         self.cancelled = True
-        self.message = None
+        self.message = self.refused_request = None
         if self._stop is not None:
             self._stop()
 
@@ -60,7 +78,12 @@ class Executor:
     """Processes orders in a fixed number of threads."""
 
     def __init__(
-        self, processor: Processor, *, send: Callable[[Done | Failed], None], journal: Journal, threads: int
+        self,
+        processor: Processor,
+        *,
+        send: Callable[[Done | Failed | ReceiptSigned], None],
+        journal: Journal,
+        threads: int,
     ) -> None:
         self.lock = threading.Lock()
         """Guards what is in flight, and every job."""
@@ -79,7 +102,7 @@ class Executor:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, message: Process) -> None:
+    def submit(self, message: Process | SignReceipt) -> None:
         """Take an order; it is answered sooner or later.
 
         Raises:
@@ -114,7 +137,7 @@ class Executor:
     def fail(self, job: Job, error: WorkOrderError) -> None:
         """Answer that an order failed, unless it was answered already."""
         if self._claim(job):
-            self._send(Failed(handle=job.handle, code=int(error.code), message=error.message))
+            self._send(self._failed(job, error))
 
     def drain(self, seconds: float) -> bool:
         """Take no more orders, finish those that were taken; True where all were finished in time."""
@@ -138,11 +161,16 @@ class Executor:
             # Hold no plaintext and no request while waiting for the next.
             del job, message
 
-    def _process(self, job: Job, message: Process) -> None:
+    def _process(self, job: Job, message: Process | SignReceipt) -> None:
         try:
-            processed = self._processor.process(message.request, message.registered_key, job)
+            if isinstance(message, SignReceipt):
+                self._sign_receipt(job, message)
+                return
+            processed = self._processor.process(
+                message.request, message.registered_key, job, receipt=message.receipt
+            )
             if self._claim(job):
-                self._send(Done(handle=job.handle, result=processed.result, legacy=processed.legacy))
+                self._send(_done(job, processed))
             if processed.legacy:
                 self._journal.record(Event.LEGACY_ORDER_ACCEPTED)
         except WorkOrderError as exc:
@@ -150,6 +178,24 @@ class Executor:
         except BaseException as exc:  # noqa: BLE001 one order must not end the thread; its text may hold plaintext
             self._journal.record(Event.ORDER_NOT_PROCESSED, error=type_name(exc))
             self.fail(job, WorkOrderError(WorkOrderCode.FAILED, _UNEXPECTED))
+
+    def _sign_receipt(self, job: Job, message: SignReceipt) -> None:
+        signed = self._processor.sign_receipt(message.request, message.result)
+        if self._claim(job):
+            self._send(ReceiptSigned(job.handle, signed.response_hash, signed.signature))
+
+    def _failed(self, job: Job, error: WorkOrderError) -> Failed:
+        failed = Failed(handle=job.handle, code=int(error.code), message=error.message)
+        request, job.refused_request = job.refused_request, None
+        # An enclave that is busy has not looked at the order: the host hands it over again.
+        if request is None or error.code == WorkOrderCode.BUSY:
+            return failed
+        signed = self._processor.sign_refusal(request, error)
+        if signed is None:
+            return failed
+        return msgspec.structs.replace(
+            failed, response_hash=signed.response_hash, receipt_signature=signed.signature
+        )
 
     def _claim(self, job: Job) -> bool:
         with self.lock:
@@ -159,3 +205,14 @@ class Executor:
             del self._open[job.handle]
             self._open_bytes -= job.size
             return True
+
+
+def _done(job: Job, processed: Processed) -> Done:
+    receipt = processed.receipt
+    return Done(
+        handle=job.handle,
+        result=processed.result,
+        legacy=processed.legacy,
+        response_hash=receipt.response_hash if receipt is not None else None,
+        receipt_signature=receipt.signature if receipt is not None else None,
+    )

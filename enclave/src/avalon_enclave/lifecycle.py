@@ -20,6 +20,7 @@ from avalon_core.channel.messages import (
     Process,
     Shutdown,
     SignKey,
+    SignReceipt,
     Started,
     ToEnclave,
 )
@@ -148,7 +149,7 @@ def serve(
     try:
         for message in messages:
             match message:
-                case Process():
+                case Process() | SignReceipt():
                     executor.submit(message)
                 case Cancel():
                     executor.cancel(message.handle)

@@ -8,8 +8,11 @@
 6. *Owners' keys.* As 3, for keys that only show to be equal once they are open (code 2). In our own suite the
    fourth step has seen to it.
 7. *Limits.* The inputs are within what the workload takes (code 2).
-8. *Run.* The workload, in its runtime (code 1).
-9. *Seal and sign.* In the suite in which the order came.
+8. *Replay.* No other bytes were processed under the order's id (code 2).
+9. *Run.* The workload, in its runtime (code 1).
+10. *Seal and sign.* In the suite in which the order came.
+
+An order that comes again byte for byte is answered with the result that it was given (:mod:`avalon_enclave.replay`).
 
 Every refusal is a :class:`WorkOrderError`, whose message quotes nothing of the order.
 """
@@ -24,6 +27,8 @@ from avalon_core.errors import KeyFormatError
 from avalon_core.protocol.errors import WorkOrderCode, WorkOrderError, invalid_order
 from avalon_core.protocol.ids import WorkerId, workload_id_of, workload_name_of
 from avalon_core.protocol.orders import WorkOrderRequest, decode_request, encode_result
+from avalon_enclave.receipts import SignedUpdate, sign_failed, sign_finished, sign_processed
+from avalon_enclave.replay import ReplayGuard, fingerprint
 from avalon_enclave.runtimes.base import Control, Runtime
 from avalon_enclave.workloads.base import Context, Limits
 
@@ -38,6 +43,9 @@ class Processed:
     legacy: bool
     """The order repeats a key and iv, and was accepted."""
 
+    receipt: SignedUpdate | None = None
+    """The worker's update of the order's receipt, where it was asked for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Processor:
@@ -50,14 +58,18 @@ class Processor:
     """By workload id in lower-case hex."""
 
     accept_legacy: bool = False
+    replay: ReplayGuard = field(default_factory=ReplayGuard, repr=False)
 
-    def process(self, params: bytes, registered_key: str | None, control: Control) -> Processed:
+    def process(
+        self, params: bytes, registered_key: str | None, control: Control, *, receipt: bool = False
+    ) -> Processed:
         """Process an order.
 
         Args:
             params: of WorkOrderSubmit, JSON.
             registered_key: PEM of the requester's registered key. The host says so: it is as true as the host.
             control: of this one run.
+            receipt: sign the update of the order's receipt, too.
 
         Raises:
             WorkOrderError: as the module says.
@@ -67,6 +79,11 @@ class Processor:
             raise invalid_order(
                 "workerId: the order is for another worker; retrieve the list of workers again"
             )
+        print_ = fingerprint(params)
+        again = self.replay.answer_of(request.work_order_id, print_)
+        if again is not None:
+            update = self.sign_receipt(params, again) if receipt else None
+            return Processed(result=again, legacy=False, receipt=update)
         runtime = self._runtime_of(request)  # 2
         legacy = self._check_legacy(request)  # 3
         keys = unlock(request, self.keys)  # 4
@@ -74,9 +91,30 @@ class Processor:
         if keys.own and not request.is_hpke and not self.accept_legacy:  # 6
             _check_owned(opened)
         _check_inputs(opened, runtime.limits)  # 7
-        outputs = runtime.run(opened.inputs, self._context_of(request, registered_key), control)  # 8
-        result = seal_result(opened, outputs, self.signer)  # 9
-        return Processed(result=encode_result(result), legacy=legacy)
+        self.replay.admit(request.work_order_id, print_)  # 8
+        outputs = runtime.run(opened.inputs, self._context_of(request, registered_key), control)  # 9
+        sealed = seal_result(opened, outputs, self.signer)  # 10
+        encoded = encode_result(sealed)
+        result = self.replay.settle(request.work_order_id, print_, encoded)
+        if not receipt:
+            return Processed(result=result, legacy=legacy)
+        if result is not encoded:
+            return Processed(result=result, legacy=legacy, receipt=self.sign_receipt(params, result))
+        response_hash = opened.dialect.result_hash(request, sealed, opened.request_hash)
+        update = sign_processed(self.signer, request.work_order_id, response_hash)
+        return Processed(result=result, legacy=legacy, receipt=update)
+
+    def sign_receipt(self, params: bytes, result: bytes) -> SignedUpdate:
+        """Sign the update of a receipt that was created after its order was completed.
+
+        Raises:
+            WorkOrderError: the result is not one that this worker signed for this order.
+        """
+        return sign_finished(self.signer, self.worker_id, params, result)
+
+    def sign_refusal(self, params: bytes, refusal: WorkOrderError) -> SignedUpdate | None:
+        """Sign the update of a receipt whose order failed, or None where there can be no receipt."""
+        return sign_failed(self.signer, self.worker_id, params, refusal)
 
     def _runtime_of(self, request: WorkOrderRequest) -> Runtime:
         runtime = self.runtimes.get(request.workload_id)

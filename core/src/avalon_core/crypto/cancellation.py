@@ -69,7 +69,7 @@ def check_cancellation(
             raise _denied("the signature is not one by the order's key over the cancellation") from None
         return
     shown = cancellation.encrypted_request_hash or ""
-    if not hmac.compare_digest(shown, encrypted_request_hash):
+    if not shown or not hmac.compare_digest(shown, encrypted_request_hash):
         raise _denied("the order is not signed: cancel it by its encryptedRequestHash, as it was sent")
 
 

@@ -18,7 +18,9 @@ class WorkOrderCancelParams(
     requester_id: Annotated[RequesterId, HEX_ID]
     """That of the order, in the very spelling."""
 
-    encrypted_request_hash: Annotated[HexStr, Meta(max_length=256, pattern=r"^([0-9a-fA-F]{2})*\Z")] | None = None
+    encrypted_request_hash: (
+        Annotated[HexStr, Meta(max_length=256, pattern=r"^([0-9a-fA-F]{2})*\Z")] | None
+    ) = None
     """That of the order, in the very spelling: what shows that an unsigned order is the caller's."""
 
     signature: Annotated[Base64Str, Meta(max_length=MAX_SIGNATURE_CHARS)] | None = None
