@@ -33,6 +33,7 @@ lint: .venv/.stamp-dev ## Check style, formatting, types, import contracts and t
 	$(bin)/lint-imports
 	$(bin)/python scripts/check_house.py
 	$(bin)/python scripts/make_settings_doc.py --check
+	$(bin)/python scripts/make_openrpc.py --check
 
 readme: .venv/.stamp-dev ## Run the commands that README.md shows and compare what they print
 	$(bin)/python scripts/check_readme.py

@@ -23,7 +23,7 @@ from avalon_service.store.memory import MemoryStore
 from avalon_service.store.sqlite import SqliteStore
 
 WORKER = "worker"
-LIMITS = Limits(max_queued=1_000_000)
+LIMITS = Limits(max_queued=1_000_000, max_queued_per_requester=1_000_000)
 
 
 async def host(store: OrderStore, number: int) -> None:

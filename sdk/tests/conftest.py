@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +35,22 @@ class HttpService:
             if answered is not None:
                 return answered
         wait = int(request.headers.get("Prefer", "wait=0").removeprefix("wait="))
-        return web.Response(body=await self.service.answer(body, wait=wait), content_type="application/json")
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ") or None
+        answer = await self.service.answer(body, wait=wait, token=token)
+        return web.Response(body=answer, content_type="application/json")
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        work_order_id = request.match_info["id"]
+        if not self.service.sends_events:
+            return web.Response(status=404, text='{"error":"no such page"}')
+        if not self.service.has_order(work_order_id):
+            return web.Response(status=404, text='{"error":"no such order here"}')
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            async for chunk in self.service.events(work_order_id, request.headers.get("Last-Event-ID", "")):
+                await response.write(chunk)
+        return response
 
     async def healthz(self, request: web.Request) -> web.Response:
         return web.Response(text="ok")
@@ -58,6 +74,7 @@ async def http_service(service: SimulatedService) -> AsyncIterator[HttpService]:
     app.router.add_get("/healthz", http.healthz)
     app.router.add_get("/readyz", http.readyz)
     app.router.add_get("/status", http.show_status)
+    app.router.add_get("/orders/{id}/events", http.events)
     app.router.add_post("/{path:.*}", http.post)
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()

@@ -111,7 +111,8 @@ async def test_steps_are_told_in_their_order(service):
     told: list[Progress] = []
     async with service.client() as client:
         await client.run("echo-result", ["a"], on_progress=told.append)
-    assert [progress.step for progress in told] == list(Step)
+    states = {Step.SCHEDULED, Step.PROCESSING, Step.PUT_BACK}
+    assert [progress.step for progress in told] == [step for step in Step if step not in states]
     assert all(progress.simulated for progress in told)
 
 

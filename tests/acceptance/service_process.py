@@ -20,6 +20,7 @@ import psutil
 
 from avalon_core.attestation import AppraisedWorker, TrustPolicy, appraise_worker
 from avalon_core.crypto.orders import Item, OrderDraft, SealedOrder, open_result, seal_order
+from avalon_core.crypto.signing import SigningKey
 from avalon_core.protocol.errors import GeneralError, WorkOrderError
 from avalon_core.protocol.ids import HexStr, RequesterId, WorkOrderId, worker_id_of, workload_id_of
 from avalon_core.protocol.jsonrpc import decode_answer, encode_call
@@ -164,6 +165,7 @@ class Requester:
         suite: str = "~avalon-hpke-1",
         timeout_msecs: int = 0,
         requester_id: str | None = None,
+        signer: SigningKey | None = None,
         **options: Any,
     ) -> SealedOrder:
         assert self.worker is not None
@@ -175,6 +177,7 @@ class Requester:
             requester_nonce=HexStr(os.urandom(16).hex()),
             inputs=[Item(index=index, data=data) for index, data in enumerate(items)],
             response_timeout_msecs=timeout_msecs,
+            signer=signer,
         )
         return seal_order(draft, self.worker.public_keys, suite=suite, **options)
 

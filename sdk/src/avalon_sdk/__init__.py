@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from avalon_core.attestation import AppraisalReport, Check, Measurements, TrustPolicy, Verdict
-    from avalon_core.crypto.signing import SigningKey
+    from avalon_core.crypto.signing import SigningKey, VerificationKey
+    from avalon_core.protocol.errors import WorkerStatus
+    from avalon_core.protocol.receipts import ReceiptStatus
+    from avalon_sdk.authority import TokenFile
     from avalon_sdk.client import AvalonClient, Worker
     from avalon_sdk.deadline import RetryPolicy
     from avalon_sdk.errors import (
@@ -23,25 +26,52 @@ if TYPE_CHECKING:
         BadRequest,
         Busy,
         CannotConnect,
+        JournalUnusable,
+        KeyRefused,
+        NoSuchOrder,
+        NoSuchReceipt,
         NoSuchWorker,
+        NotOffered,
         OrderFailed,
         OrderRefused,
+        ReceiptRefused,
         ResultRefused,
         ResultTimeout,
+        SavedOrderRefused,
         ServiceError,
         SuiteNotOffered,
         UntrustedWorker,
     )
-    from avalon_sdk.orders import OrderHandle, OrderOptions, OrderOutcome, Sizes
+    from avalon_sdk.events import OrderEvent, OrderState
+    from avalon_sdk.journal import JournalEntry, OrderJournal
+    from avalon_sdk.orders import OrderHandle, OrderOutcome, Sizes
+    from avalon_sdk.owners import OutputKey, OwnedInput, OwnedOutput, seal_owned_input
+    from avalon_sdk.planning import OrderOptions
     from avalon_sdk.progress import Progress, Step
+    from avalon_sdk.receipts import Receipt, ReceiptUpdate
     from avalon_sdk.transports import DirectTransport, Transport
     from avalon_sdk.trust import SimulatedWorkerWarning, load_policy
     from avalon_sdk.workers import ListedWorker, TrustedWorker
 
 _HOMES = {
-    "avalon_core.attestation": ("AppraisalReport", "Check", "Measurements", "TrustPolicy", "Verdict"),
-    "avalon_core.crypto.signing": ("SigningKey",),
-    "avalon_sdk.client": ("AvalonClient", "Worker"),
+    "avalon_core.attestation": (
+        "AppraisalReport",
+        "Check",
+        "Measurements",
+        "TrustPolicy",
+        "Verdict",
+    ),
+    "avalon_core.crypto.signing": (
+        "SigningKey",
+        "VerificationKey",
+    ),
+    "avalon_core.protocol.errors": ("WorkerStatus",),
+    "avalon_core.protocol.receipts": ("ReceiptStatus",),
+    "avalon_sdk.authority": ("TokenFile",),
+    "avalon_sdk.client": (
+        "AvalonClient",
+        "Worker",
+    ),
     "avalon_sdk.deadline": ("RetryPolicy",),
     "avalon_sdk.errors": (
         "AvalonClientError",
@@ -49,20 +79,62 @@ _HOMES = {
         "BadRequest",
         "Busy",
         "CannotConnect",
+        "JournalUnusable",
+        "KeyRefused",
+        "NoSuchOrder",
+        "NoSuchReceipt",
         "NoSuchWorker",
+        "NotOffered",
         "OrderFailed",
         "OrderRefused",
+        "ReceiptRefused",
         "ResultRefused",
         "ResultTimeout",
+        "SavedOrderRefused",
         "ServiceError",
         "SuiteNotOffered",
         "UntrustedWorker",
     ),
-    "avalon_sdk.orders": ("OrderHandle", "OrderOptions", "OrderOutcome", "Sizes"),
-    "avalon_sdk.progress": ("Progress", "Step"),
-    "avalon_sdk.transports": ("DirectTransport", "Transport"),
-    "avalon_sdk.trust": ("SimulatedWorkerWarning", "load_policy"),
-    "avalon_sdk.workers": ("ListedWorker", "TrustedWorker"),
+    "avalon_sdk.events": (
+        "OrderEvent",
+        "OrderState",
+    ),
+    "avalon_sdk.journal": (
+        "JournalEntry",
+        "OrderJournal",
+    ),
+    "avalon_sdk.orders": (
+        "OrderHandle",
+        "OrderOutcome",
+        "Sizes",
+    ),
+    "avalon_sdk.owners": (
+        "OutputKey",
+        "OwnedInput",
+        "OwnedOutput",
+        "seal_owned_input",
+    ),
+    "avalon_sdk.planning": ("OrderOptions",),
+    "avalon_sdk.progress": (
+        "Progress",
+        "Step",
+    ),
+    "avalon_sdk.receipts": (
+        "Receipt",
+        "ReceiptUpdate",
+    ),
+    "avalon_sdk.transports": (
+        "DirectTransport",
+        "Transport",
+    ),
+    "avalon_sdk.trust": (
+        "SimulatedWorkerWarning",
+        "load_policy",
+    ),
+    "avalon_sdk.workers": (
+        "ListedWorker",
+        "TrustedWorker",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -76,31 +148,52 @@ __all__ = [
     "CannotConnect",
     "Check",
     "DirectTransport",
+    "JournalEntry",
+    "JournalUnusable",
+    "KeyRefused",
     "ListedWorker",
     "Measurements",
+    "NoSuchOrder",
+    "NoSuchReceipt",
     "NoSuchWorker",
+    "NotOffered",
+    "OrderEvent",
     "OrderFailed",
     "OrderHandle",
+    "OrderJournal",
     "OrderOptions",
     "OrderOutcome",
     "OrderRefused",
+    "OrderState",
+    "OutputKey",
+    "OwnedInput",
+    "OwnedOutput",
     "Progress",
+    "Receipt",
+    "ReceiptRefused",
+    "ReceiptStatus",
+    "ReceiptUpdate",
     "ResultRefused",
     "ResultTimeout",
     "RetryPolicy",
+    "SavedOrderRefused",
     "ServiceError",
     "SigningKey",
     "SimulatedWorkerWarning",
     "Sizes",
     "Step",
     "SuiteNotOffered",
+    "TokenFile",
     "Transport",
     "TrustPolicy",
     "TrustedWorker",
     "UntrustedWorker",
     "Verdict",
+    "VerificationKey",
     "Worker",
+    "WorkerStatus",
     "load_policy",
+    "seal_owned_input",
 ]
 
 

@@ -1,25 +1,38 @@
-"""The client: find a worker, check it, seal an order to it, wait, verify."""
+"""The client: find a worker, check it, seal an order to it, wait, verify; and what belongs to orders besides."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
 from avalon_core.attestation import TrustPolicy
-from avalon_core.protocol.ids import RequesterId
+from avalon_core.crypto.signing import SigningKey, VerificationKey
+from avalon_core.protocol.errors import WorkerStatus, WorkerType
+from avalon_core.protocol.ids import RequesterId, WorkerId, WorkOrderId, worker_id_of
+from avalon_core.protocol.receipts import ReceiptStatus
+from avalon_core.protocol.registry import EncryptionKeyGrant
+from avalon_core.protocol.workers import WorkerDetails
+from avalon_sdk.authority import TokenSource
 from avalon_sdk.deadline import Deadline, RetryPolicy
-from avalon_sdk.orders import (
+from avalon_sdk.directory import DirectoryWriter, granted_key
+from avalon_sdk.errors import BadRequest
+from avalon_sdk.orders import OrderHandle, OrderOutcome
+from avalon_sdk.planning import (
     DEFAULT_TIMEOUT,
-    OrderHandle,
+    OrderItem,
     OrderOptions,
-    OrderOutcome,
     OrderPlan,
     plan_order,
     random_id,
+    require_hex_id,
     require_requester_id,
 )
-from avalon_sdk.progress import Progress, Step
-from avalon_sdk.transports.base import Transport
+from avalon_sdk.progress import Observer, Progress, Step
+from avalon_sdk.receipts import Receipt, ReceiptDesk, ReceiptUpdate
+from avalon_sdk.saved import decode_saved
+from avalon_sdk.transports.base import ReceiptCriteria, Transport, WorkerCriteria
 from avalon_sdk.transports.direct import DirectTransport
 from avalon_sdk.workers import ListedWorker, TrustedWorker, WorkerFinder
 
@@ -44,13 +57,13 @@ class Worker(TrustedWorker):
         return bound
 
     async def submit(
-        self, workload: str, items: Sequence[str | bytes], **options: Unpack[OrderOptions]
+        self, workload: str, items: Sequence[OrderItem], **options: Unpack[OrderOptions]
     ) -> OrderHandle:
         """See :meth:`AvalonClient.submit`."""
         return await self._client.submit(workload, items, **(options | {"worker": self}))
 
     async def run(
-        self, workload: str, items: Sequence[str | bytes], **options: Unpack[OrderOptions]
+        self, workload: str, items: Sequence[OrderItem], **options: Unpack[OrderOptions]
     ) -> OrderOutcome:
         """See :meth:`AvalonClient.run`."""
         return await self._client.run(workload, items, **(options | {"worker": self}))
@@ -65,6 +78,8 @@ class AvalonClient:
             and says so (:class:`~avalon_sdk.trust.SimulatedWorkerWarning`); elsewhere one that admits nobody.
         requester_id: hex, up to 32 bytes; None: a random one.
         retry: pauses between attempts after a lost connection.
+        operator_token: for who runs the service: the path of its operator's token, or a callable that returns it.
+            Never the token itself. Only with an address; it travels with writes to the worker directory alone.
 
     Raises:
         BadRequest: not an address, or not an id.
@@ -77,9 +92,17 @@ class AvalonClient:
         trust: TrustPolicy | None = None,
         requester_id: str | None = None,
         retry: RetryPolicy | None = None,
+        operator_token: TokenSource | Path | None = None,
     ) -> None:
-        self._transport: Transport = DirectTransport(service) if isinstance(service, str) else service
+        if isinstance(service, str):
+            self._transport: Transport = DirectTransport(service, operator_token=operator_token)
+        elif operator_token is not None:
+            raise BadRequest("operator_token: expected an address with it; else give it to the transport")
+        else:
+            self._transport = service
         self._retry = retry or RetryPolicy()
+        self._receipts = ReceiptDesk(self._transport, self._retry)
+        self._directory = DirectoryWriter(self._transport, self._retry)
         self._finder = WorkerFinder(self._transport, trust, self._retry)
         self.requester_id = require_requester_id(requester_id) or RequesterId(random_id())
         self._found: dict[str | None, tuple[float, TrustedWorker]] = {}
@@ -123,7 +146,7 @@ class AvalonClient:
         return [listed async for listed in self._finder.listed(deadline)]
 
     async def submit(
-        self, workload: str, items: Sequence[str | bytes], **options: Unpack[OrderOptions]
+        self, workload: str, items: Sequence[OrderItem], **options: Unpack[OrderOptions]
     ) -> OrderHandle:
         """Seal an order and hand it to the service; return as soon as the service has it.
 
@@ -142,7 +165,7 @@ class AvalonClient:
         return handle
 
     async def run(
-        self, workload: str, items: Sequence[str | bytes], **options: Unpack[OrderOptions]
+        self, workload: str, items: Sequence[OrderItem], **options: Unpack[OrderOptions]
     ) -> OrderOutcome:
         """Submit an order and wait for its result, in one request where the order is quick.
 
@@ -153,8 +176,308 @@ class AvalonClient:
         handle, deadline = await self._start(workload, items, options, hold=True)
         return await handle.result_by(deadline, options.get("timeout", DEFAULT_TIMEOUT))
 
+    def resume(self, saved: bytes, *, on_progress: Observer | None = None) -> OrderHandle:
+        """Take up an order that another process sealed and saved: wait for it, verify and open its result.
+
+        The worker that it was sealed to is appraised again, under this client's policy. The order cannot be sealed anew.
+
+        Args:
+            saved: what :meth:`OrderHandle.save` made, or the ``saved`` of a journal's entry. Secret.
+            on_progress: is told each step.
+
+        Raises:
+            SavedOrderRefused: the bytes are none, or were changed.
+            UntrustedWorker: the worker does not pass now.
+        """
+        order, sealed = decode_saved(saved)
+        worker = self._finder.readmit(sealed.request.worker_id, order.worker_name, order.record)
+        plan = OrderPlan(
+            workload=order.workload,
+            inputs=(),
+            suite=order.suite,
+            mode="poll" if order.polls else "wait",
+            requester_id=sealed.request.requester_id,
+            on_progress=on_progress,
+        )
+        return OrderHandle(
+            plan,
+            worker,
+            transport=self._transport,
+            finder=self._finder,
+            retry=self._retry,
+            on_new_record=self._remember,
+            resumed=(order, sealed),
+        )
+
+    async def create_receipt(
+        self,
+        handle: OrderHandle,
+        signer: SigningKey,
+        *,
+        status: int = ReceiptStatus.PENDING,
+        worker_service_id: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Receipt:
+        """Create the receipt of an order, signed, before or after the order is done. The worker then adds its word.
+
+        Args:
+            handle: the order.
+            signer: where the order itself was signed, the same key.
+            status: the first status.
+            worker_service_id: hex: names the service for look-ups. None: the worker's id.
+            timeout: seconds.
+
+        Raises:
+            ReceiptRefused: what the service stored is something else.
+            BadRequest, ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+        return await self._receipts.create(
+            handle, signer, Deadline.after(timeout), status=status, worker_service_id=worker_service_id
+        )
+
+    async def retrieve_receipt(
+        self,
+        order: OrderHandle | str,
+        *,
+        requester_key: VerificationKey | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Receipt:
+        """A receipt with every update, each signature verified: see :mod:`avalon_sdk.receipts` for the steps.
+
+        Args:
+            order: its handle; or its id, then without comparing the receipt with the order and its result.
+            requester_key: must have signed the creation. None: whichever key did, see ``Receipt.requester_key``;
+                where the handle's order is signed, its key.
+            timeout: seconds.
+
+        Raises:
+            NoSuchReceipt: there is none.
+            ReceiptRefused: it is not acceptable.
+            NoSuchWorker, UntrustedWorker: (where only the id is given) of the worker that the receipt names.
+            ServiceError, NotOffered, CannotConnect, BadAnswer, BadRequest
+        """
+        deadline = Deadline.after(timeout)
+        work_order_id, handle = _order_of(order)
+        worker = await self._receipt_worker(work_order_id, handle, deadline)
+        return await self._receipts.verify(work_order_id, worker, handle, deadline, requester_key)
+
+    async def receipt_updates(
+        self,
+        order: OrderHandle | str,
+        *,
+        requester_key: VerificationKey | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> AsyncGenerator[ReceiptUpdate, None]:
+        """The updates of a receipt one by one, each verified as in :meth:`retrieve_receipt`."""
+        deadline = Deadline.after(timeout)
+        work_order_id, handle = _order_of(order)
+        worker = await self._receipt_worker(work_order_id, handle, deadline)
+        receipt, _ = await self._receipts.read(work_order_id, handle, deadline, requester_key)
+        async with aclosing(self._receipts.updates(receipt, worker, handle, deadline)) as updates:
+            async for update in updates:
+                yield update
+
+    async def update_receipt(
+        self,
+        order: OrderHandle | str,
+        signer: SigningKey,
+        update_type: int,
+        data: str | None = None,
+        *,
+        updater_id: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        """Add a signed update to a receipt, for example that the result is accepted: ``ReceiptStatus.COMPLETED``.
+
+        Args:
+            order: its handle, or its id.
+            signer: the requester's key, with which the receipt was created; or anybody else's.
+            update_type: up to 255 the status that it sets; above, the application's own.
+            data: of the update. None: the hash of the response, where the type names one (await ``result()`` first).
+            updater_id: hex. None: the requester of the handle.
+            timeout: seconds.
+
+        Raises:
+            BadRequest, ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+        work_order_id, handle = _order_of(order)
+        await self._receipts.update(
+            work_order_id, signer, update_type, data, updater_id, handle, Deadline.after(timeout)
+        )
+
+    async def look_up_receipts(
+        self,
+        *,
+        worker_service_id: str | None = None,
+        worker_id: str | None = None,
+        requester_id: str | None = None,
+        status: int | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> AsyncGenerator[WorkOrderId, None]:
+        """The orders that have a matching receipt; every criterion is optional. The service's word.
+
+        Raises:
+            BadRequest, ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+        ids = {"worker_service_id": worker_service_id, "worker_id": worker_id, "requester_id": requester_id}
+        for name, text in ids.items():
+            if text is not None:
+                require_hex_id(text, name)
+        criteria = ReceiptCriteria(**ids, status=status)
+        async with aclosing(self._receipts.look_up(criteria, Deadline.after(timeout))) as found:
+            async for work_order_id in found:
+                yield work_order_id
+
+    async def look_up_workers(
+        self,
+        *,
+        worker_type: int = 0,
+        organization_id: str | None = None,
+        application_type_ids: Sequence[str] = (),
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> AsyncGenerator[ListedWorker, None]:
+        """The workers that match, each with what its evidence came to, trusted or not.
+
+        Args:
+            worker_type: 1 TEE, 2 MPC, 3 ZK; 0: any.
+            organization_id: hex; None: any.
+            application_type_ids: hex; a worker matches that is for one of them. None of them: any.
+            timeout: seconds for all of it.
+
+        Raises:
+            BadRequest, ServiceError, CannotConnect, BadAnswer
+        """
+        criteria = WorkerCriteria(
+            worker_type=worker_type,
+            organization_id=organization_id and require_hex_id(organization_id, "organization_id"),
+            application_type_ids=[
+                require_hex_id(text, "application_type_ids") for text in application_type_ids
+            ],
+        )
+        async with aclosing(self._finder.listed(Deadline.after(timeout), criteria)) as found:
+            async for listed in found:
+                yield listed
+
+    async def inspect_worker(
+        self,
+        name: str | None = None,
+        *,
+        worker_id: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> ListedWorker:
+        """One worker with what its evidence came to, trusted or not.
+
+        Raises:
+            NoSuchWorker, BadRequest, ServiceError, CannotConnect, BadAnswer
+        """
+        if (name is None) == (worker_id is None):
+            raise BadRequest("expected a name or a worker_id")
+        wanted = (
+            worker_id_of(name) if name is not None else WorkerId(require_hex_id(worker_id or "", "worker_id"))
+        )
+        return await self._finder.retrieve(wanted, Deadline.after(timeout))
+
+    async def register_worker(
+        self,
+        worker_id: str,
+        details: WorkerDetails | bytes,
+        *,
+        worker_type: int = WorkerType.TEE_SGX,
+        organization_id: str = "",
+        application_type_ids: Sequence[str] = (),
+        signer: SigningKey | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        """Add a worker to the directory: as the operator, or signed by the worker's own key where the service allows it.
+
+        Args:
+            worker_id: hex.
+            details: with keys and evidence; as JSON they travel to the byte.
+            worker_type: 1 TEE, 2 MPC, 3 ZK.
+            organization_id: hex, or empty.
+            application_type_ids: hex.
+            signer: the worker's key. None: the operator's token is sent.
+            timeout: seconds.
+
+        Raises:
+            BadRequest, ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+        await self._directory.register(
+            worker_id,
+            details,
+            Deadline.after(timeout),
+            worker_type=worker_type,
+            organization_id=organization_id,
+            application_type_ids=application_type_ids,
+            signer=signer,
+        )
+
+    async def update_worker(
+        self,
+        worker_id: str,
+        details: WorkerDetails | bytes,
+        *,
+        signer: SigningKey | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        """Replace a worker's details. Arguments and errors as for :meth:`register_worker`."""
+        await self._directory.update(worker_id, details, Deadline.after(timeout), signer=signer)
+
+    async def set_worker_status(
+        self,
+        worker_id: str,
+        status: WorkerStatus,
+        *,
+        signer: SigningKey | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        """Change a worker's status. Arguments and errors as for :meth:`register_worker`."""
+        await self._directory.set_status(worker_id, status, Deadline.after(timeout), signer=signer)
+
+    async def encryption_key(
+        self,
+        worker: TrustedWorker,
+        *,
+        last_used_key_nonce: str | None = None,
+        signer: SigningKey | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> EncryptionKeyGrant:
+        """The worker's present RSA key for this client's requester, vouched for by the worker itself.
+
+        Args:
+            worker: as it was checked.
+            last_used_key_nonce: of the key at hand: a newer one is wanted.
+            signer: the key that is registered for the requester, where one is.
+            timeout: seconds.
+
+        Raises:
+            KeyRefused: it is not the worker's, or not for this requester.
+            ServiceError: there is none, or none that is newer.
+            NotOffered, CannotConnect, BadAnswer, BadRequest
+        """
+        return await granted_key(
+            self._transport,
+            self._retry,
+            worker,
+            self.requester_id,
+            Deadline.after(timeout),
+            last_used_key_nonce=last_used_key_nonce,
+            signer=signer,
+        )
+
+    async def _receipt_worker(
+        self, work_order_id: WorkOrderId, handle: OrderHandle | None, deadline: Deadline
+    ) -> VerificationKey:
+        """The verification key of the order's worker, from a record that passed."""
+        if handle is not None:
+            return handle.worker.appraised.verification_key
+        receipt, _ = await self._receipts.read(work_order_id, None, deadline)
+        worker_id = WorkerId(require_hex_id(receipt.worker_id, "the receipt's worker id"))
+        listed = await self._finder.retrieve(worker_id, deadline)
+        return self._finder.readmit(worker_id, None, listed.record).appraised.verification_key
+
     async def _start(
-        self, workload: str, items: Sequence[str | bytes], options: OrderOptions, *, hold: bool
+        self, workload: str, items: Sequence[OrderItem], options: OrderOptions, *, hold: bool
     ) -> tuple[OrderHandle, Deadline]:
         deadline = Deadline.after(options.get("timeout", DEFAULT_TIMEOUT))
         plan = plan_order(workload, items, options, requester_id=self.requester_id)
@@ -186,6 +509,12 @@ class AvalonClient:
         for wanted, (_, known) in list(self._found.items()):
             if known.worker_id == worker.worker_id:
                 self._found[wanted] = (time.monotonic(), worker)
+
+
+def _order_of(order: OrderHandle | str) -> tuple[WorkOrderId, OrderHandle | None]:
+    if isinstance(order, OrderHandle):
+        return order.work_order_id, order
+    return WorkOrderId(require_hex_id(order, "order")), None
 
 
 def _tell_checked(plan: OrderPlan, worker: TrustedWorker) -> None:

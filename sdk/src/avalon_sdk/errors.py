@@ -7,11 +7,18 @@
     ├── ServiceError           the service answered with an error (space, code, data)
     │   ├── OrderRefused       the order was not taken, or not opened
     │   ├── OrderFailed        the order was taken and came to nothing
-    │   └── Busy               not now: carries how long to wait where the service said so
+    │   ├── Busy               not now: carries how long to wait where the service said so
+    │   ├── NoSuchReceipt      nobody created one for the order, or it was purged
+    │   └── NotOffered         the service knows no such method or page
+    ├── NoSuchOrder            the order never arrived, or was purged
     ├── NoSuchWorker           nobody of that name or id, or nobody who takes orders
     ├── UntrustedWorker        the worker's evidence is not acceptable: carries the appraisal report
     ├── SuiteNotOffered        the worker does not offer the suite: nothing weaker is used instead
     ├── ResultRefused          a result came and is not acceptable: nothing of it was returned
+    ├── ReceiptRefused         a receipt, or an update of one, is not what its signer can have said
+    ├── KeyRefused             an encryption key is not one that the worker vouches for
+    ├── SavedOrderRefused      bytes that are no saved order, or were changed
+    ├── JournalUnusable        the journal's directory or an entry cannot be used
     └── ResultTimeout          time is up: says how to resume
 
 Errors of other libraries are translated at one edge each: HTTP in the direct transport, the wire in the JSON-RPC
@@ -63,6 +70,8 @@ class ServiceError(AvalonClientError):
         self.code = code
         self.code_name = code_name
         self.data = dict(data or {})
+        self.said = ""
+        """The service's own words, as they came: nobody vouches for them."""
 
     def __str__(self) -> str:
         return f"{self.message} (code {self.code}, {self.code_name})"
@@ -93,6 +102,18 @@ class Busy(ServiceError):
         """Seconds, where the service said."""
 
 
+class NoSuchReceipt(ServiceError):
+    """The work order has no receipt."""
+
+
+class NotOffered(ServiceError):
+    """The service knows no such method or page."""
+
+
+class NoSuchOrder(AvalonClientError):
+    """The service does not know the order: it never arrived, or was purged."""
+
+
 class NoSuchWorker(AvalonClientError):
     """The service has no such worker."""
 
@@ -112,6 +133,22 @@ class SuiteNotOffered(AvalonClientError):
 
 class ResultRefused(AvalonClientError):
     """The result is not this order's, not this worker's, or was changed on the way."""
+
+
+class ReceiptRefused(AvalonClientError):
+    """The receipt is not what its signers can have said."""
+
+
+class KeyRefused(AvalonClientError):
+    """The encryption key is not one that the worker vouches for."""
+
+
+class SavedOrderRefused(AvalonClientError):
+    """The bytes are not a saved order, or were changed since it was saved."""
+
+
+class JournalUnusable(AvalonClientError):
+    """The journal cannot be used."""
 
 
 class ResultTimeout(AvalonClientError):

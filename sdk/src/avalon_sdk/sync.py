@@ -3,19 +3,32 @@
 Nothing is decided here; every method is the asynchronous one's, and a test compares their signatures.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from avalon_core.attestation import AppraisalReport, TrustPolicy
-from avalon_core.protocol.ids import WorkerId, WorkOrderId
-from avalon_core.protocol.workers import WorkerRecord, WorkloadInfo
+from avalon_core.crypto.signing import SigningKey, VerificationKey
+from avalon_core.protocol.errors import WorkerStatus, WorkerType
+from avalon_core.protocol.ids import RequesterId, WorkerId, WorkOrderId
+from avalon_core.protocol.orders import WorkOrderRequest
+from avalon_core.protocol.receipts import ReceiptStatus
+from avalon_core.protocol.registry import EncryptionKeyGrant
+from avalon_core.protocol.workers import WorkerDetails, WorkerRecord, WorkloadInfo
 from avalon_sdk import client, orders
-from avalon_sdk.deadline import RetryPolicy
-from avalon_sdk.orders import DEFAULT_TIMEOUT, OrderOptions, OrderOutcome
+from avalon_sdk.authority import TokenSource
+from avalon_sdk.deadline import MAX_TIMEOUT_SECONDS, RetryPolicy
+from avalon_sdk.errors import OrderFailed, OrderRefused
+from avalon_sdk.events import OrderEvent, OrderState
+from avalon_sdk.journal import OrderJournal
+from avalon_sdk.orders import OrderOutcome
+from avalon_sdk.planning import DEFAULT_TIMEOUT, OrderItem, OrderOptions
+from avalon_sdk.progress import Observer
+from avalon_sdk.receipts import Receipt, ReceiptUpdate
 from avalon_sdk.transports.base import Transport
 from avalon_sdk.workers import ListedWorker, TrustedWorker
 
@@ -23,6 +36,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 __all__ = ["Client", "OrderHandle", "Worker"]
+
+T = TypeVar("T")
 
 
 class Client:
@@ -35,8 +50,11 @@ class Client:
         trust: TrustPolicy | None = None,
         requester_id: str | None = None,
         retry: RetryPolicy | None = None,
+        operator_token: TokenSource | Path | None = None,
     ) -> None:
-        self._client = client.AvalonClient(service, trust=trust, requester_id=requester_id, retry=retry)
+        self._client = client.AvalonClient(
+            service, trust=trust, requester_id=requester_id, retry=retry, operator_token=operator_token
+        )
         self.requester_id = self._client.requester_id
         self._stack = ExitStack()
         self._portal_: BlockingPortal | None = None
@@ -77,17 +95,196 @@ class Client:
         return self._portal.call(lambda: self._client.workers(timeout=timeout))
 
     def submit(
-        self, workload: str, items: Sequence[str | bytes], **options: Unpack[OrderOptions]
+        self, workload: str, items: Sequence[OrderItem], **options: Unpack[OrderOptions]
     ) -> "OrderHandle":
         """See :meth:`avalon_sdk.AvalonClient.submit`."""
         portal = self._portal
         return OrderHandle(portal.call(lambda: self._client.submit(workload, items, **options)), portal)
 
-    def run(
-        self, workload: str, items: Sequence[str | bytes], **options: Unpack[OrderOptions]
-    ) -> OrderOutcome:
+    def run(self, workload: str, items: Sequence[OrderItem], **options: Unpack[OrderOptions]) -> OrderOutcome:
         """See :meth:`avalon_sdk.AvalonClient.run`."""
         return self._portal.call(lambda: self._client.run(workload, items, **options))
+
+    def resume(self, saved: bytes, *, on_progress: Observer | None = None) -> "OrderHandle":
+        """See :meth:`avalon_sdk.AvalonClient.resume`."""
+        return OrderHandle(self._client.resume(saved, on_progress=on_progress), self._portal)
+
+    def create_receipt(
+        self,
+        handle: "OrderHandle",
+        signer: SigningKey,
+        *,
+        status: int = ReceiptStatus.PENDING,
+        worker_service_id: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Receipt:
+        """See :meth:`avalon_sdk.AvalonClient.create_receipt`."""
+        return self._portal.call(
+            lambda: self._client.create_receipt(
+                handle.asynchronous,
+                signer,
+                status=status,
+                worker_service_id=worker_service_id,
+                timeout=timeout,
+            )
+        )
+
+    def retrieve_receipt(
+        self,
+        order: "OrderHandle | str",
+        *,
+        requester_key: VerificationKey | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Receipt:
+        """See :meth:`avalon_sdk.AvalonClient.retrieve_receipt`."""
+        wanted = _asynchronous(order)
+        return self._portal.call(
+            lambda: self._client.retrieve_receipt(wanted, requester_key=requester_key, timeout=timeout)
+        )
+
+    def receipt_updates(
+        self,
+        order: "OrderHandle | str",
+        *,
+        requester_key: VerificationKey | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Iterator[ReceiptUpdate]:
+        """See :meth:`avalon_sdk.AvalonClient.receipt_updates`."""
+        return _iterate(
+            self._portal,
+            self._client.receipt_updates(_asynchronous(order), requester_key=requester_key, timeout=timeout),
+        )
+
+    def update_receipt(
+        self,
+        order: "OrderHandle | str",
+        signer: SigningKey,
+        update_type: int,
+        data: str | None = None,
+        *,
+        updater_id: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        """See :meth:`avalon_sdk.AvalonClient.update_receipt`."""
+        wanted = _asynchronous(order)
+        self._portal.call(
+            lambda: self._client.update_receipt(
+                wanted, signer, update_type, data, updater_id=updater_id, timeout=timeout
+            )
+        )
+
+    def look_up_receipts(
+        self,
+        *,
+        worker_service_id: str | None = None,
+        worker_id: str | None = None,
+        requester_id: str | None = None,
+        status: int | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Iterator[WorkOrderId]:
+        """See :meth:`avalon_sdk.AvalonClient.look_up_receipts`."""
+        found = self._client.look_up_receipts(
+            worker_service_id=worker_service_id,
+            worker_id=worker_id,
+            requester_id=requester_id,
+            status=status,
+            timeout=timeout,
+        )
+        return _iterate(self._portal, found)
+
+    def look_up_workers(
+        self,
+        *,
+        worker_type: int = 0,
+        organization_id: str | None = None,
+        application_type_ids: Sequence[str] = (),
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Iterator[ListedWorker]:
+        """See :meth:`avalon_sdk.AvalonClient.look_up_workers`."""
+        found = self._client.look_up_workers(
+            worker_type=worker_type,
+            organization_id=organization_id,
+            application_type_ids=application_type_ids,
+            timeout=timeout,
+        )
+        return _iterate(self._portal, found)
+
+    def inspect_worker(
+        self,
+        name: str | None = None,
+        *,
+        worker_id: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> ListedWorker:
+        """See :meth:`avalon_sdk.AvalonClient.inspect_worker`."""
+        return self._portal.call(
+            lambda: self._client.inspect_worker(name, worker_id=worker_id, timeout=timeout)
+        )
+
+    def register_worker(
+        self,
+        worker_id: str,
+        details: WorkerDetails | bytes,
+        *,
+        worker_type: int = WorkerType.TEE_SGX,
+        organization_id: str = "",
+        application_type_ids: Sequence[str] = (),
+        signer: SigningKey | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        """See :meth:`avalon_sdk.AvalonClient.register_worker`."""
+        self._portal.call(
+            lambda: self._client.register_worker(
+                worker_id,
+                details,
+                worker_type=worker_type,
+                organization_id=organization_id,
+                application_type_ids=application_type_ids,
+                signer=signer,
+                timeout=timeout,
+            )
+        )
+
+    def update_worker(
+        self,
+        worker_id: str,
+        details: WorkerDetails | bytes,
+        *,
+        signer: SigningKey | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        """See :meth:`avalon_sdk.AvalonClient.update_worker`."""
+        self._portal.call(
+            lambda: self._client.update_worker(worker_id, details, signer=signer, timeout=timeout)
+        )
+
+    def set_worker_status(
+        self,
+        worker_id: str,
+        status: WorkerStatus,
+        *,
+        signer: SigningKey | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        """See :meth:`avalon_sdk.AvalonClient.set_worker_status`."""
+        self._portal.call(
+            lambda: self._client.set_worker_status(worker_id, status, signer=signer, timeout=timeout)
+        )
+
+    def encryption_key(
+        self,
+        worker: TrustedWorker,
+        *,
+        last_used_key_nonce: str | None = None,
+        signer: SigningKey | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> EncryptionKeyGrant:
+        """See :meth:`avalon_sdk.AvalonClient.encryption_key`."""
+        return self._portal.call(
+            lambda: self._client.encryption_key(
+                worker, last_used_key_nonce=last_used_key_nonce, signer=signer, timeout=timeout
+            )
+        )
 
     @property
     def _portal(self) -> BlockingPortal:
@@ -144,15 +341,13 @@ class Worker:
         return self._worker.workloads
 
     def submit(
-        self, workload: str, items: Sequence[str | bytes], **options: Unpack[OrderOptions]
+        self, workload: str, items: Sequence[OrderItem], **options: Unpack[OrderOptions]
     ) -> "OrderHandle":
         """See :meth:`avalon_sdk.Worker.submit`."""
         handle = self._portal.call(lambda: self._worker.submit(workload, items, **options))
         return OrderHandle(handle, self._portal)
 
-    def run(
-        self, workload: str, items: Sequence[str | bytes], **options: Unpack[OrderOptions]
-    ) -> OrderOutcome:
+    def run(self, workload: str, items: Sequence[OrderItem], **options: Unpack[OrderOptions]) -> OrderOutcome:
         """See :meth:`avalon_sdk.Worker.run`."""
         return self._portal.call(lambda: self._worker.run(workload, items, **options))
 
@@ -182,3 +377,88 @@ class OrderHandle:
     def result(self, timeout: float = DEFAULT_TIMEOUT) -> OrderOutcome:
         """See :meth:`avalon_sdk.OrderHandle.result`."""
         return self._portal.call(lambda: self._handle.result(timeout))
+
+    @property
+    def asynchronous(self) -> orders.OrderHandle:
+        """The handle behind this one; its coroutines belong to the client's event loop."""
+        return self._handle
+
+    @property
+    def workload(self) -> str:
+        """Its name."""
+        return self._handle.workload
+
+    @property
+    def requester_id(self) -> RequesterId:
+        """Whose order it is."""
+        return self._handle.requester_id
+
+    @property
+    def request(self) -> bytes:
+        """The sealed order as it is sent."""
+        return self._handle.request
+
+    @property
+    def parsed_request(self) -> WorkOrderRequest:
+        """The same, read."""
+        return self._handle.parsed_request
+
+    @property
+    def request_hash(self) -> bytes:
+        """H: 32 bytes that commit to the order."""
+        return self._handle.request_hash
+
+    @property
+    def response_hash(self) -> bytes | None:
+        """R of a result that was verified; None before."""
+        return self._handle.response_hash
+
+    @property
+    def outcome(self) -> OrderOutcome | None:
+        """What :meth:`result` returned; None before."""
+        return self._handle.outcome
+
+    @property
+    def failure(self) -> OrderFailed | OrderRefused | None:
+        """What :meth:`result` raised of the order itself; None before."""
+        return self._handle.failure
+
+    def save(self) -> bytes:
+        """See :meth:`avalon_sdk.OrderHandle.save`. Secret."""
+        return self._handle.save()
+
+    def keep_in(self, journal: OrderJournal, *, state: str = "") -> None:
+        """See :meth:`avalon_sdk.OrderHandle.keep_in`."""
+        self._handle.keep_in(journal, state=state)
+
+    def cancel(self, *, signer: SigningKey | None = None, timeout: float = DEFAULT_TIMEOUT) -> OrderState:
+        """See :meth:`avalon_sdk.OrderHandle.cancel`."""
+        return self._portal.call(lambda: self._handle.cancel(signer=signer, timeout=timeout))
+
+    def events(self, *, timeout: float = MAX_TIMEOUT_SECONDS) -> Iterator[OrderEvent]:
+        """See :meth:`avalon_sdk.OrderHandle.events`."""
+        return _iterate(self._portal, self._handle.events(timeout=timeout))
+
+    def resend(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """See :meth:`avalon_sdk.OrderHandle.resend`."""
+        self._portal.call(lambda: self._handle.resend(timeout))
+
+
+def _asynchronous(order: OrderHandle | str) -> orders.OrderHandle | str:
+    return order.asynchronous if isinstance(order, OrderHandle) else order
+
+
+def _iterate(portal: BlockingPortal, generator: AsyncGenerator[T, None]) -> Iterator[T]:
+    """Each step runs in the client's event loop; leaving early ends the generator there."""
+
+    async def step() -> tuple[T] | None:
+        try:
+            return (await anext(generator),)
+        except StopAsyncIteration:
+            return None
+
+    try:
+        while (found := portal.call(step)) is not None:
+            yield found[0]
+    finally:
+        portal.call(generator.aclose)

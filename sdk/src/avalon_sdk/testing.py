@@ -13,7 +13,8 @@ verified, but nothing is protected. Every part of it can be made to misbehave::
 import functools
 import hashlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,18 +22,35 @@ import anyio
 import msgspec
 
 from avalon_core.attestation import TrustPolicy, report_data, simulated
+from avalon_core.crypto.cancellation import check_cancellation
 from avalon_core.crypto.dialects import WorkerKeys
 from avalon_core.crypto.orders import Item, open_order, seal_result, unlock
+from avalon_core.crypto.registry import key_digest, key_nonce
 from avalon_core.crypto.sealing import HpkePrivateKey, RsaPrivateKey
-from avalon_core.crypto.signing import SigningKey, digest_of_text
-from avalon_core.protocol.errors import GeneralCode, GeneralError, WireError, WorkOrderCode, WorkOrderError
-from avalon_core.protocol.ids import HexStr, worker_id_of, workload_name_of
+from avalon_core.crypto.signing import SigningKey, VerificationKey, digest_of_text
+from avalon_core.protocol.cancellation import WorkOrderCancelParams
+from avalon_core.protocol.encodings import encode_base64
+from avalon_core.protocol.errors import (
+    GeneralCode,
+    GeneralError,
+    RpcCode,
+    RpcError,
+    WireError,
+    WorkOrderCode,
+    WorkOrderError,
+)
+from avalon_core.protocol.ids import Base64Str, HexStr, WorkOrderId, worker_id_of, workload_name_of
 from avalon_core.protocol.jsonrpc import Call, decode_envelope, encode_error, encode_success
 from avalon_core.protocol.orders import WorkOrderResult, decode_request, encode_result
+from avalon_core.protocol.registry import EncryptionKeyGrant
 from avalon_core.protocol.workers import KeyBinding, WorkerDetails, WorkerRecord, WorkerTypeData, WorkloadInfo
+from avalon_sdk.authority import TokenSource
 from avalon_sdk.client import AvalonClient
-from avalon_sdk.deadline import RetryPolicy
-from avalon_sdk.errors import Busy, CannotConnect
+from avalon_sdk.deadline import Deadline, RetryPolicy
+from avalon_sdk.errors import Busy, CannotConnect, NoSuchOrder, NotOffered
+from avalon_sdk.events import EventParser
+from avalon_sdk.testing_books import SimulatedDirectory, SimulatedReceipts
+from avalon_sdk.transports.base import ServerEvent
 from avalon_sdk.transports.jsonrpc import JsonRpcTransport, Reply
 
 __all__ = ["ReceivedCall", "SimulatedService", "SimulatedTransport"]
@@ -59,6 +77,10 @@ def _leave_record(_record: dict[str, Any]) -> None:
     """The record is answered as it is."""
 
 
+def _leave_events(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return events
+
+
 def _ignore_call(_call: "ReceivedCall") -> None:
     """Nobody wants to know."""
 
@@ -81,6 +103,15 @@ class ReceivedCall:
 class _Order:
     params: bytes
     answer: bytes | WorkOrderError | None = None
+    states: list[tuple[str, int]] = field(default_factory=lambda: [("scheduled", 0)])
+    """Each with the attempts until then."""
+
+    def enter(self, state: str) -> None:
+        self.states.append((state, self.states[-1][1] + (state == "processing")))
+
+    @property
+    def is_final(self) -> bool:
+        return self.states[-1][0] not in ("scheduled", "processing")
 
 
 @dataclass
@@ -114,6 +145,24 @@ class SimulatedService:
     holds_calls: bool = True
     """Whether it knows ``Prefer: wait``."""
 
+    forge_receipt: Callable[[dict[str, Any]], object] = _leave_record
+    """Changes a receipt, as JSON, in place, before it is answered."""
+
+    forge_update: Callable[[dict[str, Any]], object] = _leave_record
+    """Changes an update of a receipt, as JSON, in place, before it is answered."""
+
+    forge_events: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = _leave_events
+    """Changes what a stream of events begins with."""
+
+    lose_events: int = 0
+    """The next so many streams end after their first event."""
+
+    sends_events: bool = True
+    """Whether it knows of events at all."""
+
+    operator_token: str = "operator's token of the SIMULATED service"  # noqa: S105 it protects nothing
+    """Allows writes to the worker directory."""
+
     calls: list[ReceivedCall] = field(default_factory=list)
     """What reached it."""
 
@@ -126,6 +175,10 @@ class SimulatedService:
         self._orders: dict[str, _Order] = {}
         self._paused = False
         self._done = anyio.Event()
+        self.receipts = SimulatedReceipts(self._signing_key, self._run_of)
+        self.directory = SimulatedDirectory()
+        self.event_streams: list[str] = []
+        """The Last-Event-ID of each stream that was asked for."""
         self.rotate_keys()
 
     def rotate_keys(self) -> None:
@@ -141,6 +194,16 @@ class SimulatedService:
         self._paused = False
         for order in self._orders.values():
             self._process(order)
+        self._wake()
+
+    def move(self, state: str) -> None:
+        """Say of every order that is not finished that it came into this state: ``processing``, or ``scheduled`` again."""
+        for order in self._orders.values():
+            if not order.is_final:
+                order.enter(state)
+        self._wake()
+
+    def _wake(self) -> None:
         self._done.set()
         self._done = anyio.Event()
 
@@ -149,14 +212,30 @@ class SimulatedService:
         """A policy that admits this very worker."""
         return TrustPolicy.development({MEASUREMENT})
 
-    def transport(self) -> "SimulatedTransport":
+    def transport(self, *, operator_token: TokenSource | None = None) -> "SimulatedTransport":
         """A way to this service without a network."""
-        return SimulatedTransport(self)
+        return SimulatedTransport(self, operator_token)
 
-    def client(self, *, trust: TrustPolicy | None = None) -> AvalonClient:
+    def client(
+        self,
+        *,
+        trust: TrustPolicy | None = None,
+        requester_id: str | None = None,
+        operator_token: TokenSource | None = None,
+    ) -> AvalonClient:
         """A client of this service, in no need of waiting between attempts."""
         retry = RetryPolicy(first_pause=0.001, longest_pause=0.01)
-        return AvalonClient(self.transport(), trust=trust or self.trust, retry=retry)
+        transport = self.transport(operator_token=operator_token)
+        return AvalonClient(transport, trust=trust or self.trust, requester_id=requester_id, retry=retry)
+
+    def has_order(self, work_order_id: str) -> bool:
+        """It was submitted."""
+        return work_order_id in self._orders
+
+    @property
+    def verification_key(self) -> VerificationKey:
+        """Verifies what the worker signs."""
+        return self._signing_key.verification_key
 
     def record(self) -> dict[str, Any]:
         """The worker's record as JSON, as the service gives it."""
@@ -192,8 +271,33 @@ class SimulatedService:
         self.forge_record(built)
         return built
 
-    async def answer(self, body: bytes, *, wait: int) -> bytes:
-        """One HTTP body in, one out."""
+    async def events(self, work_order_id: str, last_event_id: str) -> AsyncGenerator[bytes, None]:
+        """What GET /orders/<id>/events streams.
+
+        Raises:
+            KeyError: there is no such order.
+        """
+        self.event_streams.append(last_event_id)
+        order = self._orders[work_order_id]
+        sent = 0
+        for event in self.forge_events([_event(work_order_id, *order.states[-1])]):
+            if _event_id(event) != last_event_id:
+                yield _encode_event(event)
+                sent += 1
+        known = len(order.states)
+        while not order.is_final:
+            if self.lose_events > 0 and sent:
+                self.lose_events -= 1
+                return
+            if known == len(order.states):
+                await self._done.wait()
+            for state in order.states[known:]:
+                known += 1
+                sent += 1
+                yield _encode_event(_event(work_order_id, *state))
+
+    async def answer(self, body: bytes, *, wait: int, token: str | None = None) -> bytes:
+        """One HTTP body in, one out. ``token``: the operator's, where the caller sent one."""
         call = decode_envelope(body).calls[0]
         if not isinstance(call, Call):
             return encode_error(call.id, call.error.code, call.error.message)
@@ -202,25 +306,80 @@ class SimulatedService:
         self.calls.append(received)
         self.on_call(received)
         try:
-            return encode_success(call.id, await self._carry_out(call.method, params, wait))
+            return encode_success(call.id, await self._carry_out(call.method, params, wait, token))
         except WireError as exc:
             return encode_error(call.id, exc.code, exc.message, exc.data)
 
-    async def _carry_out(self, method: str, params: bytes, wait: int) -> Any:
+    async def _carry_out(self, method: str, params: bytes, wait: int, token: str | None) -> Any:
+        if method.startswith("WorkOrderReceipt"):
+            return self.receipts.answer(method, params, self.forge_receipt, self.forge_update)
+        if method in ("WorkerRegister", "WorkerUpdate", "WorkerSetStatus"):
+            self.directory.write(method, params, is_operator=token == self.operator_token)
         if method in ("WorkerLookUp", "WorkerLookUpNext"):
-            return {"totalCount": 1, "lookupTag": "", "ids": [self.worker_id]}
+            ids = [self.worker_id, *self.directory.entries]
+            return {"totalCount": len(ids), "lookupTag": "", "ids": ids}
         named: dict[str, Any] = msgspec.json.decode(params)
         if method == "WorkerRetrieve":
+            if named["workerId"] in self.directory.entries:
+                return self.directory.entries[named["workerId"]]
             if named["workerId"] != self.worker_id:
                 raise GeneralError(GeneralCode.INVALID_PARAMETER, "unknown worker")
             return self.record()
+        if method == "EncryptionKeyGet":
+            return self._grant(named["requesterId"])
         if method == "WorkOrderSubmit":
             self._take(params, named["workOrderId"])
             synchronous = named["responseTimeoutMSecs"] / 1000
             return await self._result(named["workOrderId"], synchronous or (wait if self.holds_calls else 0))
+        if method not in ("WorkOrderGetResult", "WorkOrderCancel"):
+            raise RpcError(RpcCode.METHOD_NOT_FOUND, f"no such method: {method}")
         if named["workOrderId"] not in self._orders:
             raise WorkOrderError(WorkOrderCode.INVALID_PARAMETER, "unknown work order")
+        if method == "WorkOrderCancel":
+            return self._cancel(
+                self._orders[named["workOrderId"]], msgspec.json.decode(params, type=WorkOrderCancelParams)
+            )
         return await self._result(named["workOrderId"], wait if self.holds_calls else 0)
+
+    def _cancel(self, order: _Order, cancellation: WorkOrderCancelParams) -> None:
+        request = decode_request(order.params)
+        check_cancellation(
+            cancellation,
+            requester_id=request.requester_id,
+            encrypted_request_hash=request.encrypted_request_hash,
+            key=request.verifying_key if request.requester_signature else None,
+        )
+        if not order.is_final:
+            order.answer = WorkOrderError(WorkOrderCode.FAILED, "the order was cancelled by its requester")
+            order.enter("cancelled")
+            self._wake()
+        state = order.states[-1][0]
+        code = WorkOrderCode.SUCCESS if state == "cancelled" else WorkOrderCode.FAILED
+        raise WorkOrderError(code, f"the order is {state}", {"state": state})
+
+    def _grant(self, requester_id: str) -> dict[str, Any]:
+        pem = self._keys.rsa.public_key.pem
+        grant = EncryptionKeyGrant(
+            worker_id=self.worker_id,
+            encryption_key=pem,
+            encryption_key_nonce=key_nonce(pem),
+            tag=requester_id,
+            signature=Base64Str(""),
+        )
+        digest = key_digest(
+            worker_id=grant.worker_id,
+            encryption_key=pem,
+            encryption_key_nonce=grant.encryption_key_nonce,
+            tag=requester_id,
+        )
+        answer: dict[str, Any] = msgspec.to_builtins(grant)
+        answer["signature"] = encode_base64(self._signing_key.sign(digest))
+        self.forge_record(answer)
+        return answer
+
+    def _run_of(self, work_order_id: str) -> tuple[bytes, bytes | WorkOrderError | None] | None:
+        order = self._orders.get(work_order_id)
+        return None if order is None else (order.params, order.answer)
 
     def _take(self, params: bytes, work_order_id: str) -> None:
         known = self._orders.get(work_order_id)
@@ -233,8 +392,8 @@ class SimulatedService:
 
     async def _result(self, work_order_id: str, wait: float) -> msgspec.Raw:
         order = self._orders[work_order_id]
-        if order.answer is None:
-            with anyio.move_on_after(wait):
+        with anyio.move_on_after(wait):
+            while order.answer is None:
                 await self._done.wait()
         if order.answer is None:
             data = {"workOrderId": work_order_id}
@@ -247,10 +406,13 @@ class SimulatedService:
         """The enclave's part."""
         if order.answer is not None:
             return
+        order.enter("processing")
         try:
             order.answer = self._run(order.params)
+            order.enter("completed")
         except WorkOrderError as exc:
             order.answer = exc
+            order.enter("failed")
 
     def _run(self, params: bytes) -> bytes:
         if self.failure is not None:
@@ -272,9 +434,10 @@ class SimulatedService:
 class SimulatedTransport(JsonRpcTransport):
     """The way to a :class:`SimulatedService`: the same envelope as over HTTP, without the HTTP."""
 
-    def __init__(self, service: SimulatedService) -> None:
+    def __init__(self, service: SimulatedService, operator_token: TokenSource | None = None) -> None:
         super().__init__()
         self._service = service
+        self._operator_token = operator_token
 
     @property
     def address(self) -> str:
@@ -284,8 +447,35 @@ class SimulatedTransport(JsonRpcTransport):
     def is_loopback(self) -> bool:
         return True
 
-    async def exchange(self, body: bytes, *, wait: int, timeout: float, max_bytes: int) -> Reply:
+    async def events(
+        self, work_order_id: WorkOrderId, *, last_event_id: str, timeout: float
+    ) -> AsyncGenerator[ServerEvent, None]:
         service = self._service
+        if not service.sends_events:
+            raise NotOffered("the simulated service sends no events", code=-32601)
+        if service.refuse_connections > 0:
+            service.refuse_connections -= 1
+            raise CannotConnect(self.address, "the connection was refused")
+        if not service.has_order(work_order_id):
+            raise NoSuchOrder(f"{self.address} has no work order {work_order_id}")
+        parser, deadline = EventParser(), Deadline.after(timeout)
+        async with aclosing(service.events(work_order_id, last_event_id)) as stream:
+            while True:
+                try:
+                    with anyio.fail_after(deadline.left):
+                        chunk = await anext(stream)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError as exc:
+                    raise CannotConnect(self.address, f"nothing within {timeout:.1f} s") from exc
+                for event in parser.feed(chunk):
+                    yield event
+
+    async def exchange(
+        self, body: bytes, *, wait: int, timeout: float, max_bytes: int, as_operator: bool = False
+    ) -> Reply:
+        service = self._service
+        token = self._operator_token() if as_operator and self._operator_token is not None else None
         if service.busy:
             raise Busy("the simulated service is busy", code=8, retry_after=service.busy.popleft())
         if service.refuse_connections > 0:
@@ -293,7 +483,7 @@ class SimulatedTransport(JsonRpcTransport):
             raise CannotConnect(self.address, "the connection was refused")
         try:
             with anyio.fail_after(timeout):
-                answer = await service.answer(body, wait=wait)
+                answer = await service.answer(body, wait=wait, token=token)
         except TimeoutError as exc:
             raise CannotConnect(self.address, f"nothing within {timeout:.1f} s") from exc
         if service.lose_answers > 0:
@@ -303,6 +493,21 @@ class SimulatedTransport(JsonRpcTransport):
 
     async def close(self) -> None:
         """Nothing to give back."""
+
+
+def _event(work_order_id: str, state: str, attempts: int) -> dict[str, Any]:
+    return {"workOrderId": work_order_id, "state": state, "at": _ISSUED_AT, "attempts": attempts}
+
+
+def _event_id(event: dict[str, Any]) -> str:
+    return f"{event['state']}-{event['attempts']}"
+
+
+def _encode_event(event: dict[str, Any]) -> bytes:
+    return b"id: %b\nevent: state\ndata: %b\n\n: \n\n" % (
+        _event_id(event).encode(),
+        msgspec.json.encode(event),
+    )
 
 
 def _describe(name: str) -> WorkloadInfo:

@@ -13,7 +13,7 @@ import logging
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -27,7 +27,7 @@ from avalon_core.protocol.workers import WorkerLookUpResult, WorkerRecord, Workl
 from avalon_sdk import trust
 from avalon_sdk.deadline import CONNECT_ATTEMPTS, Deadline, RetryPolicy
 from avalon_sdk.errors import BadAnswer, BadRequest, NoSuchWorker, SuiteNotOffered, UntrustedWorker
-from avalon_sdk.transports.base import Transport
+from avalon_sdk.transports.base import ANY_WORKER, Transport, WorkerCriteria
 
 MAX_LISTED_WORKERS = 1000
 """A service that lists more is not asked for more: each costs a call and an appraisal."""
@@ -148,9 +148,11 @@ class WorkerFinder:
         listed = await self.retrieve(wanted, deadline)
         return self._admit(listed, name)
 
-    async def listed(self, deadline: Deadline) -> AsyncIterator[ListedWorker]:
-        """Every worker of the service, trusted or not."""
-        async for worker_id in self._ids(deadline):
+    async def listed(
+        self, deadline: Deadline, criteria: WorkerCriteria = ANY_WORKER
+    ) -> AsyncGenerator[ListedWorker, None]:
+        """Every worker of the service that matches, trusted or not."""
+        async for worker_id in self._ids(deadline, criteria):
             try:
                 yield await self.retrieve(worker_id, deadline)
             except NoSuchWorker:
@@ -189,20 +191,23 @@ class WorkerFinder:
 
     def _admit(self, listed: ListedWorker, name: str | None) -> TrustedWorker:
         """Step 4, and the error of step 3."""
-        if listed.appraised is None or listed.report.verdict is not Verdict.PASSED:
-            raise self._untrusted(listed)
+        worker = self._trusted(listed, name)
         if not listed.record.is_active:
             raise NoSuchWorker(
                 f"worker {name or listed.worker_id} takes no orders: got status {listed.status!r}, expected "
                 "'active'. Choose another worker, or ask the operator."
             )
-        worker = TrustedWorker(
-            worker_id=listed.worker_id, name=name, record=listed.record, appraised=listed.appraised
-        )
         if worker.simulated and not self._warned:
             self._warned = True
             self._warn(worker)
         return worker
+
+    def _trusted(self, listed: ListedWorker, name: str | None) -> TrustedWorker:
+        if listed.appraised is None or listed.report.verdict is not Verdict.PASSED:
+            raise self._untrusted(listed)
+        return TrustedWorker(
+            worker_id=listed.worker_id, name=name, record=listed.record, appraised=listed.appraised
+        )
 
     def _warn(self, worker: TrustedWorker) -> None:
         message = (
@@ -246,11 +251,21 @@ class WorkerFinder:
             "look at 'avalon status', or ask the operator."
         )
 
-    async def _ids(self, deadline: Deadline) -> AsyncIterator[WorkerId]:
+    def readmit(self, worker_id: WorkerId, name: str | None, record: WorkerRecord) -> TrustedWorker:
+        """Appraise a record that was kept, under the policy of now. Whether the worker is still active does not matter.
+
+        Raises:
+            UntrustedWorker
+        """
+        report, appraised = appraise_worker(record, self.policy, worker_id=worker_id)
+        listed = ListedWorker(worker_id=worker_id, record=record, report=report, appraised=appraised)
+        return self._trusted(listed, name)
+
+    async def _ids(self, deadline: Deadline, criteria: WorkerCriteria) -> AsyncIterator[WorkerId]:
         tag: str | None = None
         count = 0
         while True:
-            page = await self._page(tag, deadline)
+            page = await self._page(tag, deadline, criteria)
             for worker_id in page.ids:
                 if not _ID.match(worker_id):
                     raise BadAnswer(f"{self._transport.address} listed a worker whose id is not hex")
@@ -262,9 +277,11 @@ class WorkerFinder:
             if not tag or not page.ids:
                 return
 
-    async def _page(self, tag: str | None, deadline: Deadline) -> WorkerLookUpResult:
+    async def _page(
+        self, tag: str | None, deadline: Deadline, criteria: WorkerCriteria
+    ) -> WorkerLookUpResult:
         return await self._retry.persist(
-            lambda: self._transport.look_up_workers(tag, timeout=deadline.left),
+            lambda: self._transport.look_up_workers(tag, timeout=deadline.left, criteria=criteria),
             deadline,
             connect_attempts=CONNECT_ATTEMPTS,
         )

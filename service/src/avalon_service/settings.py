@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -18,6 +18,9 @@ from msgspec import Meta
 ENVIRONMENT_PREFIX = "AVALON_"
 DEFAULT_PORT = 1947
 """The port of the original's service."""
+
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_QUEUED_PER_ADDRESS = 1_000
 
 _Positive = Annotated[float, Meta(gt=0)]
 _Count = Annotated[int, Meta(ge=1)]
@@ -49,7 +52,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The worker's id is SHA-256 of this name."""
 
     organization_id: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{0,64}\Z")] = ""
+    """The organization that runs the worker, hex; a criterion of look-ups."""
+
     application_type_id: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{0,64}\Z")] = ""
+    """The kind of application that the worker is for, hex; a criterion of look-ups."""
+
     platform: Literal["simulated"] = "simulated"
     """Which TEE the enclaves run in. Chosen by name, never guessed."""
 
@@ -72,11 +79,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     start_timeout_seconds: _Positive = 30.0
     """How long an enclave may take to start."""
 
+    self_registration: bool | None = None
+    """Accept new workers that are signed by their own key alone (WorkerRegister without the operator's token).
+    Anybody can make a key, so None means: in the development profile only."""
+
+    max_workers: _Count = 10_000
+    """Workers in the directory; more are refused."""
+
     max_body_bytes: _Count = 32 * 1024 * 1024
     """The largest HTTP body."""
 
     max_queued: _Count = 10_000
     """Orders that are scheduled or processing; more are answered with code 8 (busy)."""
+
+    max_queued_per_requester: _Count = 1_000
+    """Of these, orders of one requester id; more are answered with code 8 (busy). Requesters take turns in any case."""
+
+    max_queued_per_address: Annotated[int, Meta(ge=0)] | None = None
+    """Of these, orders from one client address (of IPv6 a /64 network); 0 is no cap. None: 1,000, but no cap on a
+    service that listens on loopback, where all of its clients come through the same proxy."""
 
     max_wait_seconds: _Positive = 60.0
     """The longest that one HTTP request is held (synchronous orders and long polls)."""
@@ -93,7 +114,50 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     keep_finished_orders: _Count = 1_000_000
     """Finished orders beyond this number are purged, the oldest first."""
 
+    keep_receipts_seconds: _Positive = 400 * 24 * 3600.0
+    """Receipts are purged this long after their last update, whatever became of their orders: somewhat over a year,
+    since they are what a dispute is settled by."""
+
+    delivery_allow_private: bool = False
+    """Post results and notifications (resultUri, notifyUri) to loopback and private addresses, too. Anybody who may
+    submit an order can then have the service post to them."""
+
+    delivery_hosts: tuple[str, ...] = ()
+    """Post to these hosts only, by name; ``.example.org`` is all below it and itself. Empty: to any. Their addresses
+    must be public all the same, unless ``delivery_allow_private``."""
+
+    delivery_ports: tuple[Annotated[int, Meta(ge=1, le=65535)], ...] = (80, 443, 8080, 8443)
+    """Post to these ports only. Empty: to any. The production profile posts over https alone."""
+
+    delivery_timeout_seconds: _Positive = 10.0
+    """How long a receiver may take to accept a post."""
+
+    delivery_attempts: _Count = 12
+    """A post that failed as often is dead: it is kept for the operator and not tried again."""
+
+    delivery_first_retry_seconds: _Positive = 1.0
+    """The pause after the first failure; each one after it is twice as long."""
+
+    delivery_longest_retry_seconds: _Positive = 3600.0
+    """The longest pause between two attempts."""
+
+    delivery_concurrency: _Count = 256
+    """Posts under way at the same time."""
+
+    delivery_per_host: _Count = 4
+    """Of these, posts to one host and port; one at a time while it fails."""
+
+    max_pending_deliveries: _Count = 20_000
+    """Posts that are promised and not made yet; orders that ask for more are answered with code 8 (busy)."""
+
+    max_event_streams: _Count = 10_000
+    """Clients that follow an order's events at the same time; more are answered with status 503."""
+
+    event_heartbeat_seconds: _Positive = 15.0
+    """How often a stream of events shows that it is alive."""
+
     log_format: Literal["text", "json"] = "text"
+    """One line an event on stderr: for people, or as JSON objects."""
 
     @property
     def is_production(self) -> bool:
@@ -104,6 +168,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def accepts_legacy(self) -> bool:
         """What ``accept_legacy`` comes to under the profile."""
         return self.accept_legacy if self.accept_legacy is not None else not self.is_production
+
+    @property
+    def queued_per_address(self) -> int:
+        """What ``max_queued_per_address`` comes to where the service listens. 0: no cap."""
+        if self.max_queued_per_address is not None:
+            return self.max_queued_per_address
+        return 0 if self.host in _LOOPBACK else _QUEUED_PER_ADDRESS
+
+    @property
+    def accepts_self_registration(self) -> bool:
+        """What ``self_registration`` comes to under the profile."""
+        return self.self_registration if self.self_registration is not None else not self.is_production
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +238,8 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
     for name, value in values.items():
         try:
             # Not strict: the environment knows only text.
+            if isinstance(value, str) and get_origin(types[name]) is tuple:
+                value = [part.strip() for part in value.split(",") if part.strip()]  # noqa: PLW2901
             checked[name] = msgspec.convert(value, types[name], strict=False)
         except msgspec.ValidationError as exc:
             raise SettingsError(f"setting {name} ({origins[name]}): {exc}") from exc

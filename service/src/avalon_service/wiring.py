@@ -8,24 +8,35 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvicorn
 
+from avalon_service.deliveries.addresses import AddressRules
+from avalon_service.deliveries.deliverer import Deliverer
+from avalon_service.deliveries.poster import HttpPoster
+from avalon_service.deliveries.retries import Retries
 from avalon_service.hosts.host import HostState, WorkerHost
 from avalon_service.hosts.process import EnclaveEnded
+from avalon_service.hosts.receipts import ReceiptDesk
 from avalon_service.listener.app import Listener
 from avalon_service.listener.corked import CorkedProtocol
+from avalon_service.listener.departures import Departures
+from avalon_service.listener.events import EventStreams
 from avalon_service.listener.methods import Methods
 from avalon_service.listener.pages import ServicePages
+from avalon_service.listener.receipts import ReceiptMethods
 from avalon_service.listener.registry import RegistryMethods
 from avalon_service.listener.work_orders import WorkOrderMethods
 from avalon_service.listener.workers import WorkerMethods
+from avalon_service.openrpc import DiscoveryMethods
 from avalon_service.orders.errors import ServiceError
 from avalon_service.orders.ports import Store
+from avalon_service.orders.receipts import ReceiptService
 from avalon_service.orders.service import OrderService
 from avalon_service.registry.keys import EncryptionKeys
 from avalon_service.registry.operator import FILE_NAME as TOKEN_FILE
@@ -84,34 +95,68 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         store = await _open_store(settings, directory)
         stack.push_async_callback(store.close)
         operator, requesters = _open_authorities(directory)
+        desk = ReceiptDesk(receipts=store.receipts, orders=store.orders, workers=store.workers)
         host = WorkerHost(
             settings=settings,
             orders=store.orders,
             workers=store.workers,
             requesters=requesters,
+            receipts=desk,
             directory=directory / "workers" / settings.worker_name.encode().hex()[:128],
         )
         hosts: Mapping[str, WorkerHost] = {host.state.worker_id: host}
+        deliverer = await _open_deliverer(settings, store, stack)
         orders = OrderService(
             store.orders,
             store.workers,
             settings,
             is_hosted=hosts.__contains__,
             requesters=requesters,
+            deliverer=deliverer,
+        )
+        receipts = ReceiptService(
+            receipts=store.receipts,
+            orders=store.orders,
+            workers=store.workers,
+            desk=desk,
+            settings=settings,
+            requesters=requesters,
         )
         registry = _registry_methods(settings, store, hosts, operator, requesters)
         version = importlib.metadata.version("avalon-service")
+        work_orders = WorkOrderMethods(orders, operator)
         methods = Methods(
-            WorkOrderMethods(orders).table(),
+            work_orders.table(),
             WorkerMethods(store.workers).table(),
+            ReceiptMethods(receipts).table(),
             registry.table(),
-            guarded=registry.guarded(),
+            DiscoveryMethods().table(),
+            guarded={**registry.guarded(), **work_orders.guarded()},
+        )
+        departures = Departures()
+        streams = EventStreams(
+            store.orders, limit=settings.max_event_streams, heartbeat=settings.event_heartbeat_seconds
         )
         pages = ServicePages(
-            settings=settings, version=version, orders=store.orders, hosts=lambda: [host.state]
+            settings=settings,
+            version=version,
+            orders=store.orders,
+            hosts=lambda: [host.state],
+            deliveries=store.deliveries,
+            streams=streams.__len__,
+            calls_under_way=departures.__len__,
+            operator=operator,
         )
-        listener = Listener(methods, pages, settings)
-        await _run(settings, listening, listener, host, orders, stop, on_ready)
+        listener = Listener(methods, pages, settings, streams, departures)
+        await _run(
+            settings,
+            listening,
+            listener,
+            host,
+            partial(_keep_house, orders, receipts, deliverer),
+            stop,
+            on_ready,
+        )
 
 
 def check(settings: Settings) -> None:
@@ -206,7 +251,12 @@ def _registry_methods(
 
 
 async def _open_store(settings: Settings, directory: Path) -> Store:
-    limits = Limits(max_queued=settings.max_queued, max_request=settings.max_body_bytes)
+    limits = Limits(
+        max_queued=settings.max_queued,
+        max_queued_per_requester=settings.max_queued_per_requester,
+        max_queued_per_origin=settings.queued_per_address,
+        max_request=settings.max_body_bytes,
+    )
     if settings.store == "memory":
         log.warning("orders are kept in memory only and forgotten at the end")
         return MemoryStore(limits=limits)
@@ -221,7 +271,7 @@ async def _run(
     listening: socket.socket,
     listener: Listener,
     host: WorkerHost,
-    orders: OrderService,
+    keep_house: Callable[[], Coroutine[None, None, None]],
     stop: asyncio.Event,
     on_ready: Callable[[Ready], None],
 ) -> None:
@@ -243,7 +293,7 @@ async def _run(
     )
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="listener")
     hosting = asyncio.create_task(host.run(), name="host")
-    house = asyncio.create_task(orders.keep_house(), name="housekeeping")
+    house = asyncio.create_task(keep_house(), name="housekeeping")
     ready = asyncio.create_task(_announce(settings, listening, host, on_ready), name="announce")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     watched = {serving, hosting, house, stopping}
@@ -259,10 +309,45 @@ async def _run(
         # The listener first, so that nothing new comes in; then the host finishes what its enclave has.
         ready.cancel()
         house.cancel()
+        listener.close()
         server.should_exit = True
         host.stop()
         await asyncio.gather(serving, hosting, house, ready, return_exceptions=True)
         stopping.cancel()
+
+
+async def _keep_house(orders: OrderService, receipts: ReceiptService, deliverer: Deliverer) -> None:
+    await asyncio.gather(orders.keep_house(), receipts.keep_house(), deliverer.run())
+
+
+async def _open_deliverer(settings: Settings, store: Store, stack: AsyncExitStack) -> Deliverer:
+    rules = AddressRules(
+        allow_http=not settings.is_production,
+        allow_private=settings.delivery_allow_private,
+        ports=frozenset(settings.delivery_ports),
+        hosts=settings.delivery_hosts,
+    )
+    poster = HttpPoster(rules, timeout=settings.delivery_timeout_seconds)
+    stack.push_async_callback(poster.close)
+    deliverer = Deliverer(
+        store=store.deliveries,
+        orders=store.orders,
+        poster=poster,
+        rules=rules,
+        retries=Retries(
+            attempts=settings.delivery_attempts,
+            first=settings.delivery_first_retry_seconds,
+            longest=settings.delivery_longest_retry_seconds,
+        ),
+        max_pending=settings.max_pending_deliveries,
+        concurrency=settings.delivery_concurrency,
+        per_host=settings.delivery_per_host,
+    )
+    try:
+        await deliverer.load()
+    except ServiceError as exc:
+        raise CannotStart(f"cannot read what is to be delivered: {exc}") from exc
+    return deliverer
 
 
 async def _announce(

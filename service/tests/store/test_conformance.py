@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from avalon_service.store.conformance import OrderStoreConformance, WorkerDirectoryConformance
+from avalon_service.store.delivery_conformance import DeliveryStoreConformance
+from avalon_service.store.receipt_conformance import ReceiptStoreConformance
 
 
 class TestOrders(OrderStoreConformance):
@@ -10,4 +12,12 @@ class TestOrders(OrderStoreConformance):
 
 
 class TestWorkers(WorkerDirectoryConformance):
+    pass
+
+
+class TestReceipts(ReceiptStoreConformance):
+    pass
+
+
+class TestDeliveries(DeliveryStoreConformance):
     pass

@@ -6,8 +6,18 @@ import inspect
 
 import pytest
 
+from avalon_service.deliveries.ports import DeliveryStore
 from avalon_service.orders.ports import NewOrder, OrderStore, WorkerDirectory
-from avalon_service.store.faulty import Faults, FaultyOrders, FaultyStore, FaultyWorkers, InjectedFault
+from avalon_service.orders.receipt_ports import ReceiptStore
+from avalon_service.store.faulty import (
+    Faults,
+    FaultyDeliveries,
+    FaultyOrders,
+    FaultyReceipts,
+    FaultyStore,
+    FaultyWorkers,
+    InjectedFault,
+)
 from avalon_service.store.memory import MemoryStore
 
 ORDER = NewOrder(work_order_id="a", worker_id="w", requester_id="r", request=b"{}")
@@ -49,7 +59,15 @@ def test_a_verb_that_does_not_exist_cannot_fail() -> None:
         Faults().fail("sumbit")
 
 
-@pytest.mark.parametrize(("port", "wrapper"), [(OrderStore, FaultyOrders), (WorkerDirectory, FaultyWorkers)])
+@pytest.mark.parametrize(
+    ("port", "wrapper"),
+    [
+        (OrderStore, FaultyOrders),
+        (WorkerDirectory, FaultyWorkers),
+        (ReceiptStore, FaultyReceipts),
+        (DeliveryStore, FaultyDeliveries),
+    ],
+)
 def test_the_wrapper_has_the_port_s_very_signatures(port: type, wrapper: type) -> None:
     for name, verb in inspect.getmembers(port, inspect.isfunction):
         if not name.startswith("_"):

@@ -24,8 +24,18 @@ from avalon_service.store.sqlite import SqliteStore
 
 T = TypeVar("T")
 
-LIMITS = Limits(max_queued=6, max_crashes=2, kept_request=8, tombstone_horizon=500.0, recent_bytes=4096)
+LIMITS = Limits(
+    max_queued=8,
+    max_queued_per_requester=4,
+    max_queued_per_origin=5,
+    max_crashes=2,
+    kept_request=8,
+    tombstone_horizon=500.0,
+    recent_bytes=4096,
+)
 WORKERS = ("w1", "w2")
+REQUESTERS = ("r1", "r2", "r3")
+ORIGINS = ("", "here", "there")
 NAMES = st.sampled_from([f"order-{i}" for i in range(12)])
 REQUESTS = st.sampled_from([b"small", b"larger than is kept"])
 
@@ -33,15 +43,21 @@ REQUESTS = st.sampled_from([b"small", b"larger than is kept"])
 class Model:
     """What is known of one accepted order."""
 
-    def __init__(self, place: int, worker_id: str, request: bytes, deadline: float | None) -> None:
+    def __init__(self, place: int, new: NewOrder) -> None:
         self.place = place
-        self.worker_id = worker_id
-        self.request = request
-        self.deadline = deadline
+        self.worker_id = new.worker_id
+        self.requester_id = new.requester_id
+        self.origin = new.origin
+        self.request = new.request
+        self.deadline = new.deadline
         self.token: int | None = None
         self.lease_until = 0.0
         self.crashes = 0
         self.final: OrderView | None = None
+
+    @property
+    def scheduled(self) -> bool:
+        return self.final is None and self.token is None
 
     def overdue(self, now: float) -> bool:
         return self.deadline is not None and self.deadline <= now
@@ -56,6 +72,7 @@ class OrdersMachine(RuleBasedStateMachine):
         self.clock = ManualClock()
         self.faults = Faults()
         self.model: dict[str, Model] = {}
+        self.turns: dict[str, list[str]] = {worker_id: [] for worker_id in WORKERS}
         self.tombstones: dict[str, tuple[bytes, float]] = {}
         self.finals: dict[str, OrderView] = {}
         self.places = 0
@@ -82,23 +99,72 @@ class OrdersMachine(RuleBasedStateMachine):
     def open_orders(self) -> dict[str, Model]:
         return {name: order for name, order in self.model.items() if order.final is None}
 
+    def queue(self, order: Model) -> None:
+        """The order is scheduled (again): its requester has a turn, behind the others unless it had one."""
+        turns = self.turns[order.worker_id]
+        if order.requester_id not in turns:
+            turns.append(order.requester_id)
+
+    def forgo_turns(self) -> None:
+        """Requesters with nothing scheduled have no turn."""
+        for worker_id, turns in self.turns.items():
+            waiting = {
+                order.requester_id
+                for order in self.model.values()
+                if order.scheduled and order.worker_id == worker_id
+            }
+            turns[:] = [requester_id for requester_id in turns if requester_id in waiting]
+
+    def put_back(self, order: Model) -> None:
+        order.token = None
+        self.queue(order)
+
+    def full(self, new: NewOrder) -> bool:
+        open_orders = self.open_orders().values()
+        return (
+            len(open_orders) == LIMITS.max_queued
+            or sum(order.requester_id == new.requester_id for order in open_orders)
+            == LIMITS.max_queued_per_requester
+            or (
+                bool(new.origin)
+                and sum(order.origin == new.origin for order in open_orders) == LIMITS.max_queued_per_origin
+            )
+        )
+
     def finish(self, name: str, state: OrderState) -> None:
         view = self.run(self.store.orders.wait(name, 5.0))
         assert view.state is state
         self.model[name].final = self.finals[name] = view
         self.model[name].token = None
+        self.forgo_turns()
 
     @rule(
         name=NAMES,
         worker_id=st.sampled_from(WORKERS),
+        requester_id=st.sampled_from(REQUESTERS),
+        origin=st.sampled_from(ORIGINS),
         request=REQUESTS,
         patience=st.none() | st.integers(1, 60),
         fault=st.sampled_from(["", "", "", "fail", "lose"]),
     )
-    def submit(self, name: str, worker_id: str, request: bytes, patience: int | None, fault: str) -> None:
+    def submit(
+        self,
+        name: str,
+        worker_id: str,
+        requester_id: str,
+        origin: str,
+        request: bytes,
+        patience: int | None,
+        fault: str,
+    ) -> None:
         deadline = None if patience is None else self.clock.now + patience
         new = NewOrder(
-            work_order_id=name, worker_id=worker_id, requester_id="r", request=request, deadline=deadline
+            work_order_id=name,
+            worker_id=worker_id,
+            requester_id=requester_id,
+            origin=origin,
+            request=request,
+            deadline=deadline,
         )
         known, buried = self.model.get(name), self.tombstones.get(name)
         if fault:
@@ -115,7 +181,7 @@ class OrdersMachine(RuleBasedStateMachine):
             assert buried is not None or (known is not None and known.request != request)
             return
         except QueueFull:
-            assert len(self.open_orders()) == LIMITS.max_queued
+            assert self.full(new)
             assert known is None or known.final is not None
             return
         finally:
@@ -123,8 +189,10 @@ class OrdersMachine(RuleBasedStateMachine):
         assert buried is None
         assert answer is (known is None)
         if known is None:
+            assert not self.full(new)
             self.places += 1
-            self.model[name] = Model(self.places, worker_id, request, deadline)
+            self.model[name] = Model(self.places, new)
+            self.queue(self.model[name])
         else:
             assert known.request == request
 
@@ -132,20 +200,10 @@ class OrdersMachine(RuleBasedStateMachine):
         target=claims, worker_id=st.sampled_from(WORKERS), limit=st.integers(1, 4), lease=st.integers(5, 40)
     )
     def claim(self, worker_id: str, limit: int, lease: int) -> list[tuple[str, int]]:
-        line = sorted(
-            (order.place, name)
-            for name, order in self.open_orders().items()
-            if order.worker_id == worker_id and order.token is None
-        )
+        taken, expired = self.next_in_turn(worker_id, limit)
         claims = self.run(self.store.orders.claim(worker_id, limit=limit, lease=lease))
-        taken = []
-        for _, name in line:
-            if len(taken) == limit:
-                break
-            if self.model[name].overdue(self.clock.now):
-                self.finish(name, OrderState.EXPIRED)
-            else:
-                taken.append(name)
+        for name in expired:
+            self.finish(name, OrderState.EXPIRED)
         assert [claim.work_order_id for claim in claims] == taken
         for claim in claims:
             assert claim.token > self.last_token
@@ -153,7 +211,26 @@ class OrdersMachine(RuleBasedStateMachine):
             order = self.model[claim.work_order_id]
             assert claim.request == order.request
             order.token, order.lease_until = claim.token, self.clock.now + lease
+        self.forgo_turns()
         return [(claim.work_order_id, claim.token) for claim in claims]
+
+    def next_in_turn(self, worker_id: str, limit: int) -> tuple[list[str], list[str]]:
+        """What a claim takes, and what it expires on the way."""
+        lines: dict[str, list[str]] = {}
+        for name, order in sorted(self.model.items(), key=lambda item: item[1].place):
+            if order.scheduled and order.worker_id == worker_id:
+                lines.setdefault(order.requester_id, []).append(name)
+        turns = self.turns[worker_id]
+        assert sorted(turns) == sorted(lines)
+        taken: list[str] = []
+        expired: list[str] = []
+        while turns and len(taken) < limit:
+            requester_id = turns.pop(0)
+            name = lines[requester_id].pop(0)
+            (expired if self.model[name].overdue(self.clock.now) else taken).append(name)
+            if lines[requester_id]:
+                turns.append(requester_id)
+        return taken, expired
 
     @rule(
         claims=claims,
@@ -197,10 +274,11 @@ class OrdersMachine(RuleBasedStateMachine):
             case _:
                 self.run(orders.release(name, token, crashed=how == "crash"))
                 order = self.model[name]
-                order.token = None
                 order.crashes += how == "crash"
                 if order.crashes == LIMITS.max_crashes:
                     self.finish(name, OrderState.FAILED)
+                else:
+                    self.put_back(order)
         if how != "extend":
             assert held
 
@@ -226,10 +304,15 @@ class OrdersMachine(RuleBasedStateMachine):
             if order.overdue(self.clock.now):
                 self.finish(name, OrderState.EXPIRED)
                 continue
-            if order.token is not None and order.lease_until <= self.clock.now:
-                order.token = None
+            lapsed = order.token is not None and order.lease_until <= self.clock.now
             moments += [order.deadline] if order.deadline is not None else []
-            moments += [order.lease_until] if order.token is not None else []
+            moments += [order.lease_until] if order.token is not None and not lapsed else []
+        for _, _, name in sorted(
+            (order.lease_until, order.place, name)
+            for name, order in self.open_orders().items()
+            if order.token is not None and order.lease_until <= self.clock.now
+        ):
+            self.put_back(self.model[name])
         assert due == min(moments, default=None)
 
     @rule(abruptly=st.booleans())
@@ -240,8 +323,11 @@ class OrdersMachine(RuleBasedStateMachine):
             self.run(self.inner.close())
             self.inner = self.run(self.open())
         self.store = FaultyStore(self.inner, self.faults)
-        for order in self.model.values():
-            order.token = None
+        self.turns = {worker_id: [] for worker_id in WORKERS}
+        for order in sorted(self.model.values(), key=lambda order: order.place):
+            order.token, order.origin = None, ""
+            if order.final is None:
+                self.queue(order)
 
     @rule(age=st.integers(0, 60), keep=st.integers(0, 6))
     def purge(self, age: int, keep: int) -> None:

@@ -7,16 +7,35 @@ from typing import Annotated
 import typer
 
 from avalon_core.errors import AvalonError
+from avalon_sdk.cli.app_orders import add_order_commands
+from avalon_sdk.cli.app_receipts import receipt_app
+from avalon_sdk.cli.app_workers import worker_app
 from avalon_sdk.cli.exits import ExitCode, is_debugging, run, show_error
+from avalon_sdk.cli.options import (
+    DEFAULT_URL,
+    EXIT_CODES,
+    Json,
+    KeyFile,
+    MeasurementOption,
+    PolicyOption,
+    Timeout,
+    Url,
+)
 from avalon_sdk.cli.plugins import add_plugins
 
-DEFAULT_URL = "http://127.0.0.1:1947"
-_OWN_COMMANDS = ("submit", "workers", "status", "doctor")
-
-_EXIT_CODES = (
-    "[bold]Exit codes[/bold]  0 ok · 1 the order was refused or failed, or a check failed · 2 usage · "
-    "3 cannot connect, or not ready · 4 worker's evidence or result not acceptable · 5 time is up · 130 interrupted"
+_OWN_COMMANDS = (
+    "submit",
+    "order",
+    "orders",
+    "cancel",
+    "watch",
+    "receipt",
+    "workers",
+    "worker",
+    "status",
+    "doctor",
 )
+
 _EXAMPLES = (
     "[bold]Examples[/bold]\n\n"
     "avalon submit echo-result hello [dim]# one order, one item[/dim]\n\n"
@@ -29,37 +48,18 @@ _SUBMIT_EXAMPLES = (
     "avalon submit heart-disease-eval @patients.txt --timeout 60\n\n"
     "cat text | avalon submit echo-result - --json\n\n"
     "avalon submit echo-result hello --url https://tcs.example.com --measurement 4f2a...\n\n"
+    "id=$(avalon submit heart-disease-eval @patients.txt --no-wait) && avalon order $id --wait\n\n"
 )
 
 app = typer.Typer(
     name="avalon",
     help="Send confidential work to a worker whose evidence you checked.",
-    epilog=_EXAMPLES + _EXIT_CODES,
+    epilog=_EXAMPLES + EXIT_CODES,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Url = Annotated[str, typer.Option("--url", envvar="AVALON_URL", help="Address of the service.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-PolicyOption = Annotated[
-    str | None,
-    typer.Option(
-        "--policy",
-        envvar="AVALON_POLICY",
-        metavar="FILE|development",
-        help="Which workers to trust: a TOML or JSON file, or 'development' (accepts the simulator, protects "
-        "nothing). Default: 'development' for this machine, nobody elsewhere.",
-    ),
-]
-MeasurementOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--measurement", metavar="HEX", help="Accept an enclave of this measurement. May be repeated."
-    ),
-]
-Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="For the whole of it.")]
 
 
 def _show_version(*, wanted: bool) -> None:
@@ -86,7 +86,7 @@ def _root(
     pass
 
 
-@app.command(epilog=_SUBMIT_EXAMPLES + _EXIT_CODES)
+@app.command(epilog=_SUBMIT_EXAMPLES + EXIT_CODES)
 def submit(
     workload: Annotated[str, typer.Argument(help="Its name, for example echo-result.")],
     items: Annotated[
@@ -106,6 +106,27 @@ def submit(
         str, typer.Option("--suite", help="~avalon-hpke-1, or of old: avalon, eea-1.1.")
     ] = "~avalon-hpke-1",
     timeout: Timeout = 30.0,
+    no_wait: Annotated[
+        bool,
+        typer.Option(
+            "--no-wait", help="Print the id and end; the order is kept in the journal for 'avalon order'."
+        ),
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the order in the journal, before it is sent.")
+    ] = False,
+    key: KeyFile = None,
+    requester: Annotated[
+        str | None, typer.Option("--requester", metavar="HEX", help="Whose order it is. Default: random.")
+    ] = None,
+    result_uri: Annotated[
+        str | None,
+        typer.Option("--result-uri", metavar="URL", help="The service posts the sealed result there."),
+    ] = None,
+    notify_uri: Annotated[
+        str | None,
+        typer.Option("--notify-uri", metavar="URL", help="The service posts there when it is finished."),
+    ] = None,
     policy: PolicyOption = None,
     measurement: MeasurementOption = None,
     json_: Json = False,
@@ -123,11 +144,22 @@ def submit(
         policy=policy,
         measurements=tuple(measurement or ()),
         as_json=json_,
+        waits=not no_wait,
+        keeps=keep,
+        key=key,
+        requester_id=requester,
+        result_uri=result_uri,
+        notify_uri=notify_uri,
     )
     run(lambda: submit_order(arguments), as_json=json_)
 
 
-@app.command(epilog="[bold]Example[/bold]\n\navalon workers --json\n\n" + _EXIT_CODES)
+add_order_commands(app)
+app.add_typer(receipt_app)
+app.add_typer(worker_app)
+
+
+@app.command(epilog="[bold]Example[/bold]\n\navalon workers --json\n\n" + EXIT_CODES)
 def workers(
     *,
     url: Url = DEFAULT_URL,
@@ -145,7 +177,7 @@ def workers(
     )
 
 
-@app.command(epilog="[bold]Example[/bold]\n\navalon status --url http://127.0.0.1:1947\n\n" + _EXIT_CODES)
+@app.command(epilog="[bold]Example[/bold]\n\navalon status --url http://127.0.0.1:1947\n\n" + EXIT_CODES)
 def status(
     *,
     url: Url = DEFAULT_URL,
@@ -163,7 +195,7 @@ def status(
     )
 
 
-@app.command(epilog="[bold]Example[/bold]\n\navalon doctor || echo 'something is wrong'\n\n" + _EXIT_CODES)
+@app.command(epilog="[bold]Example[/bold]\n\navalon doctor || echo 'something is wrong'\n\n" + EXIT_CODES)
 def doctor(
     *,
     url: Url = DEFAULT_URL,

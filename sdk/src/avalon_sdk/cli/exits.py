@@ -26,7 +26,7 @@ class ExitCode(enum.IntEnum):
     """No service there, or not ready, or nobody takes orders."""
 
     UNTRUSTED = 4
-    """The worker's evidence, or the result, is not acceptable."""
+    """The worker's evidence, a result, a receipt or a saved order is not acceptable."""
 
     TIMEOUT = 5
     INTERRUPTED = 130
@@ -40,6 +40,10 @@ _CODES: tuple[tuple[type[AvalonError], ExitCode], ...] = (
     (errors.NoSuchWorker, ExitCode.UNREACHABLE),
     (errors.UntrustedWorker, ExitCode.UNTRUSTED),
     (errors.ResultRefused, ExitCode.UNTRUSTED),
+    (errors.ReceiptRefused, ExitCode.UNTRUSTED),
+    (errors.KeyRefused, ExitCode.UNTRUSTED),
+    (errors.SavedOrderRefused, ExitCode.UNTRUSTED),
+    (errors.JournalUnusable, ExitCode.USAGE),
     (errors.ResultTimeout, ExitCode.TIMEOUT),
 )
 

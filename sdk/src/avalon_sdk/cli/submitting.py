@@ -16,12 +16,15 @@ from avalon_sdk.cli.output import (
     output_as_json,
     printable,
     remark,
+    show,
     show_json,
     show_output,
 )
-from avalon_sdk.cli.trusting import open_client
-from avalon_sdk.errors import BadRequest
-from avalon_sdk.orders import MAX_ITEM_BYTES, OrderOutcome
+from avalon_sdk.cli.trusting import open_client, read_key
+from avalon_sdk.errors import BadRequest, OrderFailed, OrderRefused
+from avalon_sdk.journal import OrderJournal
+from avalon_sdk.orders import OrderHandle, OrderOutcome
+from avalon_sdk.planning import MAX_ITEM_BYTES, OrderOptions
 from avalon_sdk.progress import Observer, Progress, Step
 
 
@@ -38,27 +41,74 @@ class SubmitArguments:
     policy: str | None
     measurements: Sequence[str]
     as_json: bool
+    waits: bool = True
+    keeps: bool = False
+    key: Path | None = None
+    requester_id: str | None = None
+    result_uri: str | None = None
+    notify_uri: str | None = None
 
 
 async def submit_order(arguments: SubmitArguments) -> ExitCode:
-    """Run one order and print its outputs."""
+    """Run one order and print its outputs; or hand it over, keep it, and print its id."""
     inputs = read_items(arguments.items)
-    async with open_client(arguments.url, arguments.policy, arguments.measurements) as client:
-        with _progress() as observer:
-            outcome = await client.run(
-                arguments.workload,
-                inputs,
-                worker=arguments.worker,
-                suite=arguments.suite,
-                timeout=arguments.timeout,
-                on_progress=observer,
-            )
-    if arguments.as_json:
-        show_json(_as_json(outcome))
-    else:
-        for index, data in enumerate(outcome.items):
-            show_output(index, data)
+    journal = OrderJournal() if arguments.keeps or not arguments.waits else None
+    options: OrderOptions = {
+        "worker": arguments.worker,
+        "suite": arguments.suite,
+        "timeout": arguments.timeout,
+        "journal": journal,
+        "signer": read_key(arguments.key) if arguments.key is not None else None,
+        "result_uri": arguments.result_uri,
+        "notify_uri": arguments.notify_uri,
+    }
+    async with open_client(
+        arguments.url, arguments.policy, arguments.measurements, requester_id=arguments.requester_id
+    ) as client:
+        with progress() as observer:
+            options["on_progress"] = observer
+            handle = await client.submit(arguments.workload, inputs, **options)
+            if not arguments.waits:
+                _show_handed_over(handle, arguments)
+                return ExitCode.OK
+            outcome = await _outcome(handle, journal, arguments.timeout)
+    show_outcome(outcome, as_json=arguments.as_json)
     return ExitCode.OK
+
+
+async def _outcome(handle: OrderHandle, journal: OrderJournal | None, timeout: float) -> OrderOutcome:
+    try:
+        outcome = await handle.result(timeout)
+    except (OrderFailed, OrderRefused):
+        if journal is not None:
+            handle.keep_in(journal, state="failed")
+        raise
+    if journal is not None:
+        handle.keep_in(journal, state="completed")
+    return outcome
+
+
+def _show_handed_over(handle: OrderHandle, arguments: SubmitArguments) -> None:
+    if arguments.as_json:
+        show_json(
+            {
+                "work_order_id": handle.work_order_id,
+                "worker_id": handle.worker.worker_id,
+                "simulated": handle.worker.simulated,
+                "suite": handle.suite,
+            }
+        )
+    else:
+        show(handle.work_order_id)
+
+
+def show_outcome(outcome: OrderOutcome, *, as_json: bool) -> None:
+    """The outputs of a verified result."""
+    if as_json:
+        show_json(outcome_as_json(outcome))
+        return
+    for index, data in enumerate(outcome.items):
+        show_output(index, data)
 
 
 def read_items(items: Sequence[str]) -> list[str | bytes]:
@@ -96,7 +146,7 @@ def _within_cap(what: str, data: bytes) -> bytes:
 
 
 @contextmanager
-def _progress() -> Iterator[Observer]:
+def progress() -> Iterator[Observer]:
     """Tells each step on a terminal; elsewhere only what must not be missed."""
     console = errors_console()
     if not console.is_terminal:
@@ -106,7 +156,7 @@ def _progress() -> Iterator[Observer]:
 
         def tell(progress: Progress) -> None:
             _tell_step(console, progress)
-            waits = progress.step is Step.SUBMITTED
+            waits = progress.step in (Step.SUBMITTED, Step.SCHEDULED, Step.PROCESSING, Step.PUT_BACK)
             status.update("waiting for the result" if waits else str(progress.step))
 
         yield tell
@@ -124,7 +174,8 @@ def _tell_simulated(progress: Progress) -> None:
         remark(SIMULATED_NOTE)
 
 
-def _as_json(outcome: OrderOutcome) -> dict[str, object]:
+def outcome_as_json(outcome: OrderOutcome) -> dict[str, object]:
+    """The same for tools."""
     return {
         "work_order_id": outcome.work_order_id,
         "worker_id": outcome.worker_id,

@@ -4,11 +4,30 @@ A transport carries bytes and understands none of the cryptography. It makes one
 the client's part. Everything that it raises is an :class:`~avalon_sdk.errors.AvalonClientError`.
 """
 
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from avalon_core.protocol.cancellation import WorkOrderCancelParams
 from avalon_core.protocol.ids import RequesterId, WorkerId, WorkOrderId
+from avalon_core.protocol.receipts import (
+    ReceiptCreateParams,
+    ReceiptLookUpResult,
+    ReceiptResult,
+    ReceiptUpdateParams,
+    ReceiptUpdateResult,
+)
+from avalon_core.protocol.registry import (
+    EncryptionKeyGetParams,
+    EncryptionKeyGrant,
+    WorkerRegisterParams,
+    WorkerSetStatusParams,
+    WorkerUpdateParams,
+)
 from avalon_core.protocol.workers import WorkerLookUpResult
+
+if TYPE_CHECKING:
+    from avalon_sdk.events import OrderState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +49,44 @@ class NotReady:
     """How long the service held the call before it said so: next to nothing where it does not hold calls."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerEvent:
+    """A server-sent event as it came."""
+
+    id: str
+    kind: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerCriteria:
+    """Which workers are looked for: all that are given must match."""
+
+    worker_type: int = 0
+    """1 TEE, 2 MPC, 3 ZK; 0: any."""
+
+    organization_id: str | None = None
+    application_type_ids: Sequence[str] = ()
+    """A worker matches that is for any of them."""
+
+
+ANY_WORKER = WorkerCriteria()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptCriteria:
+    """Which receipts are looked for: all that are given must match."""
+
+    worker_service_id: str | None = None
+    worker_id: str | None = None
+    requester_id: str | None = None
+    status: int | None = None
+    """The current one. None: any."""
+
+
+RegistryWrite = WorkerRegisterParams | WorkerUpdateParams | WorkerSetStatusParams
+
+
 @runtime_checkable
 class Transport(Protocol):
     """A way to a service. Each call ends within ``timeout`` seconds, one way or the other."""
@@ -42,7 +99,9 @@ class Transport(Protocol):
     def is_loopback(self) -> bool:
         """The service runs on this very machine."""
 
-    async def look_up_workers(self, lookup_tag: str | None, *, timeout: float) -> WorkerLookUpResult:
+    async def look_up_workers(
+        self, lookup_tag: str | None, *, timeout: float, criteria: WorkerCriteria = ANY_WORKER
+    ) -> WorkerLookUpResult:
         """One page of worker ids; the next one where the tag of the page before is given.
 
         Raises:
@@ -73,6 +132,80 @@ class Transport(Protocol):
 
     async def get_result(self, work_order_id: WorkOrderId, *, wait: int, timeout: float) -> bytes | NotReady:
         """Ask for a result; see :meth:`submit`."""
+
+    async def cancel(self, cancellation: WorkOrderCancelParams, *, timeout: float) -> "OrderState":
+        """Withdraw an order. The state that it is in then.
+
+        Raises:
+            OrderRefused, NotOffered, Busy, CannotConnect, BadAnswer, ServiceError
+        """
+
+    def events(
+        self, work_order_id: WorkOrderId, *, last_event_id: str, timeout: float
+    ) -> AsyncGenerator[ServerEvent, None]:
+        """What the service sends of an order, over one connection; ends where that ends.
+
+        Args:
+            work_order_id: of the order.
+            last_event_id: the last that came over an earlier connection; empty: all from the present state on.
+            timeout: seconds for the whole of it.
+
+        Raises:
+            NoSuchOrder, NotOffered, CannotConnect, Busy, BadAnswer
+        """
+
+    async def create_receipt(self, receipt: ReceiptCreateParams, *, timeout: float) -> None:
+        """Create a receipt.
+
+        Raises:
+            ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+
+    async def update_receipt(self, update: ReceiptUpdateParams, *, timeout: float) -> None:
+        """Add to a receipt. Sending the same update again is safe.
+
+        Raises:
+            ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+
+    async def retrieve_receipt(self, work_order_id: WorkOrderId, *, timeout: float) -> ReceiptResult:
+        """A receipt as it stands.
+
+        Raises:
+            NoSuchReceipt, ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+
+    async def retrieve_receipt_update(
+        self, work_order_id: WorkOrderId, index: int, *, timeout: float
+    ) -> ReceiptUpdateResult | None:
+        """An update of a receipt, from 1; None where there are not so many.
+
+        Raises:
+            ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+
+    async def look_up_receipts(
+        self, criteria: ReceiptCriteria, lookup_tag: str | None, *, timeout: float
+    ) -> ReceiptLookUpResult:
+        """One page of orders that have a matching receipt; the next one where a tag is given.
+
+        Raises:
+            ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+
+    async def write_worker(self, write: RegistryWrite, *, timeout: float) -> None:
+        """Change the worker directory. Carries the operator's token where the write is not signed.
+
+        Raises:
+            BadRequest, ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+
+    async def encryption_key(self, request: EncryptionKeyGetParams, *, timeout: float) -> EncryptionKeyGrant:
+        """A worker's key, as the service gives it.
+
+        Raises:
+            ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
 
     async def close(self) -> None:
         """Give connections back."""

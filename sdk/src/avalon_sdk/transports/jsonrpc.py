@@ -7,14 +7,18 @@ travel as error objects and are none.
 import abc
 import itertools
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from avalon_core.protocol.cancellation import WorkOrderCancelParams
 from avalon_core.protocol.errors import (
+    EncryptionKeyError,
     GeneralCode,
     GeneralError,
+    RpcCode,
     RpcError,
     WireError,
     WorkOrderCode,
@@ -23,17 +27,44 @@ from avalon_core.protocol.errors import (
 from avalon_core.protocol.ids import WorkerId, WorkOrderId
 from avalon_core.protocol.jsonrpc import decode_answer, encode_call
 from avalon_core.protocol.limits import MAX_FRAME_BYTES
+from avalon_core.protocol.receipts import (
+    ReceiptCreateParams,
+    ReceiptLookUpResult,
+    ReceiptResult,
+    ReceiptUpdateParams,
+    ReceiptUpdateResult,
+    decode_receipt,
+    decode_receipt_page,
+    decode_receipt_update,
+)
+from avalon_core.protocol.registry import (
+    EncryptionKeyGetParams,
+    EncryptionKeyGrant,
+    WorkerRegisterParams,
+    WorkerUpdateParams,
+)
 from avalon_core.protocol.workers import WorkerLookUpResult
 from avalon_sdk.errors import (
     AvalonClientError,
     BadAnswer,
     Busy,
+    NoSuchReceipt,
     NoSuchWorker,
+    NotOffered,
     OrderFailed,
     OrderRefused,
     ServiceError,
 )
-from avalon_sdk.transports.base import EncodedOrder, NotReady
+from avalon_sdk.events import OrderState
+from avalon_sdk.transports.base import (
+    ANY_WORKER,
+    EncodedOrder,
+    NotReady,
+    ReceiptCriteria,
+    RegistryWrite,
+    ServerEvent,
+    WorkerCriteria,
+)
 
 MAX_RESULT_BYTES = MAX_FRAME_BYTES
 """A result is one order of the largest size with its envelope."""
@@ -47,6 +78,7 @@ _MAX_QUOTED_CHARS = 2000
 """Of the service's own words in our messages."""
 
 _page_decoder = msgspec.json.Decoder(WorkerLookUpResult)
+_grant_decoder = msgspec.json.Decoder(EncryptionKeyGrant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,21 +110,38 @@ class JsonRpcTransport(abc.ABC):
         """The service runs on this very machine."""
 
     @abc.abstractmethod
-    async def exchange(self, body: bytes, *, wait: int, timeout: float, max_bytes: int) -> Reply:
-        """Send one body and return the answer's.
+    async def exchange(
+        self, body: bytes, *, wait: int, timeout: float, max_bytes: int, as_operator: bool = False
+    ) -> Reply:
+        """Send one body and return the answer's. ``as_operator``: with the operator's token, where there is one.
 
         Raises:
-            CannotConnect, BadAnswer, Busy
+            CannotConnect, BadAnswer, Busy, BadRequest
         """
+
+    @abc.abstractmethod
+    def events(
+        self, work_order_id: WorkOrderId, *, last_event_id: str, timeout: float
+    ) -> AsyncGenerator[ServerEvent, None]:
+        """See :class:`~avalon_sdk.transports.base.Transport`."""
 
     @abc.abstractmethod
     async def close(self) -> None:
         """Give connections back."""
 
-    async def look_up_workers(self, lookup_tag: str | None, *, timeout: float) -> WorkerLookUpResult:
-        method, params = "WorkerLookUp", {}
+    async def look_up_workers(
+        self, lookup_tag: str | None, *, timeout: float, criteria: WorkerCriteria = ANY_WORKER
+    ) -> WorkerLookUpResult:
+        method, params = (
+            "WorkerLookUp",
+            _given(
+                workerType=criteria.worker_type or None,
+                organizationId=criteria.organization_id,
+                applicationTypeId=list(criteria.application_type_ids) or None,
+            ),
+        )
         if lookup_tag is not None:
-            method, params = "WorkerLookUpNext", {"lookUpTag": lookup_tag}
+            method, params = "WorkerLookUpNext", params | {"lookUpTag": lookup_tag}
         raw = await self._call(
             method, params, GeneralError, wait=0, timeout=timeout, max_bytes=MAX_RECORD_BYTES
         )
@@ -130,6 +179,122 @@ class JsonRpcTransport(abc.ABC):
             "WorkOrderGetResult", {"workOrderId": work_order_id}, wait=wait, timeout=timeout
         )
 
+    async def cancel(self, cancellation: WorkOrderCancelParams, *, timeout: float) -> OrderState:
+        try:
+            await self._write("WorkOrderCancel", cancellation, WorkOrderError, timeout=timeout)
+        except OrderFailed as exc:
+            # It had ended already: the service says how.
+            try:
+                return OrderState(exc.data.get("state", ""))
+            except ValueError:
+                raise exc from None
+        return OrderState.CANCELLED
+
+    async def create_receipt(self, receipt: ReceiptCreateParams, *, timeout: float) -> None:
+        await self._write("WorkOrderReceiptCreate", receipt, GeneralError, timeout=timeout)
+
+    async def update_receipt(self, update: ReceiptUpdateParams, *, timeout: float) -> None:
+        await self._write("WorkOrderReceiptUpdate", update, GeneralError, timeout=timeout)
+
+    async def retrieve_receipt(self, work_order_id: WorkOrderId, *, timeout: float) -> ReceiptResult:
+        try:
+            raw = await self._ask("WorkOrderReceiptRetrieve", {"workOrderId": work_order_id}, timeout)
+        except ServiceError as exc:
+            if exc.code == GeneralCode.INVALID_PARAMETER:
+                raise NoSuchReceipt(
+                    f"work order {work_order_id} has no receipt here: {exc.message}",
+                    code=exc.code,
+                    code_name=exc.code_name,
+                    data=exc.data,
+                ) from exc
+            raise
+        try:
+            return decode_receipt(raw)
+        except GeneralError as exc:
+            raise BadAnswer(f"{self.address}: {exc.message}") from exc
+
+    async def retrieve_receipt_update(
+        self, work_order_id: WorkOrderId, index: int, *, timeout: float
+    ) -> ReceiptUpdateResult | None:
+        params = {"workOrderId": work_order_id, "updateIndex": index}
+        try:
+            raw = await self._ask("WorkOrderReceiptUpdateRetrieve", params, timeout)
+        except ServiceError as exc:
+            if exc.code == GeneralCode.INVALID_PARAMETER:
+                return None
+            raise
+        try:
+            return decode_receipt_update(raw)
+        except GeneralError as exc:
+            raise BadAnswer(f"{self.address}: {exc.message}") from exc
+
+    async def look_up_receipts(
+        self, criteria: ReceiptCriteria, lookup_tag: str | None, *, timeout: float
+    ) -> ReceiptLookUpResult:
+        method, params = (
+            "WorkOrderReceiptLookUp",
+            _given(
+                workerServiceId=criteria.worker_service_id,
+                workerId=criteria.worker_id,
+                requesterId=criteria.requester_id,
+                receiptStatus=criteria.status,
+            ),
+        )
+        if lookup_tag is not None:
+            method, params = "WorkOrderReceiptLookUpNext", params | {"lookUpTag": lookup_tag}
+        raw = await self._ask(method, params, timeout)
+        try:
+            return decode_receipt_page(raw)
+        except GeneralError as exc:
+            raise BadAnswer(f"{self.address}: {exc.message}") from exc
+
+    async def write_worker(self, write: RegistryWrite, *, timeout: float) -> None:
+        match write:
+            case WorkerRegisterParams():
+                method = "WorkerRegister"
+            case WorkerUpdateParams():
+                method = "WorkerUpdate"
+            case _:
+                method = "WorkerSetStatus"
+        await self._write(
+            method, _members(write), GeneralError, timeout=timeout, as_operator=write.signature is None
+        )
+
+    async def encryption_key(self, request: EncryptionKeyGetParams, *, timeout: float) -> EncryptionKeyGrant:
+        raw = await self._ask("EncryptionKeyGet", _members(request), timeout, EncryptionKeyError)
+        try:
+            return _grant_decoder.decode(raw)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
+            raise BadAnswer(f"{self.address} answered EncryptionKeyGet with no key: {exc}") from exc
+
+    async def _ask(
+        self, method: str, params: Any, timeout: float, space: type[WireError] = GeneralError
+    ) -> bytes:
+        return await self._call(method, params, space, wait=0, timeout=timeout, max_bytes=MAX_RECORD_BYTES)
+
+    async def _write(
+        self,
+        method: str,
+        params: Any,
+        space: type[WireError],
+        *,
+        timeout: float,
+        as_operator: bool = False,
+    ) -> None:
+        """Returns where the service said that it is done: as existing services do, with an error of code 0."""
+        try:
+            await self._call(
+                method,
+                params,
+                space,
+                wait=0,
+                timeout=timeout,
+                max_bytes=MAX_RECORD_BYTES,
+                as_operator=as_operator,
+            )
+        except _Succeeded:
+            return
+
     async def _order_call(self, method: str, params: Any, *, wait: int, timeout: float) -> bytes | NotReady:
         started = time.monotonic()
         try:
@@ -148,10 +313,13 @@ class JsonRpcTransport(abc.ABC):
         wait: int,
         timeout: float,
         max_bytes: int,
+        as_operator: bool = False,
     ) -> bytes:
         call_id = next(self._ids)
         body = encode_call(method, params, call_id)
-        reply = await self.exchange(body, wait=wait, timeout=timeout, max_bytes=max_bytes)
+        reply = await self.exchange(
+            body, wait=wait, timeout=timeout, max_bytes=max_bytes, as_operator=as_operator
+        )
         try:
             answer = decode_answer(reply.body)
         except RpcError as exc:
@@ -168,16 +336,37 @@ class JsonRpcTransport(abc.ABC):
         try:
             return bytes(answer.result_or_raise(space))
         except WireError as exc:
-            raise _client_error(exc, reply.retry_after) from exc
+            error = _client_error(exc, reply.retry_after)
+            if isinstance(error, ServiceError):
+                error.said = exc.message
+            raise error from exc
 
 
 class _StillPending(AvalonClientError):
     """Internal: the order is not ready."""
 
 
+class _Succeeded(ServiceError):
+    """Internal: an error object of code 0, which is none."""
+
+
+def _members(params: msgspec.Struct) -> dict[str, Any]:
+    """As they travel; what is None is left out, and raw JSON stays as it is, to the byte."""
+    names = zip(params.__struct_encode_fields__, params.__struct_fields__, strict=True)
+    return {encoded: value for encoded, name in names if (value := getattr(params, name)) is not None}
+
+
+def _given(**criteria: Any) -> dict[str, Any]:
+    return {name: value for name, value in criteria.items() if value is not None}
+
+
 def _client_error(error: WireError, retry_after: float | None) -> AvalonClientError:
     message = f"the service answered: {error.message[:_MAX_QUOTED_CHARS] or 'nothing more than a code'}"
     code, name = error.code, error.code_name
+    if code == GeneralCode.SUCCESS:
+        return _Succeeded(message, code=code, data=error.data)
+    if isinstance(error, RpcError) and code == RpcCode.METHOD_NOT_FOUND:
+        return NotOffered(message, code=code, code_name=name, data=error.data)
     if not isinstance(error, WorkOrderError):
         return ServiceError(message, code=code, code_name=name, data=error.data)
     if code in _NOT_READY:

@@ -22,16 +22,22 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_ji
 
 from avalon_core.channel.messages import Cancel, Configure, Done, Process, Started
 from avalon_core.errors import ChannelError
+from avalon_core.protocol.encodings import encode_base64
 from avalon_core.protocol.errors import WorkerType, WorkOrderCode
-from avalon_core.protocol.ids import worker_id_of
+from avalon_core.protocol.ids import Base64Str, HexStr, WorkerId, worker_id_of
+from avalon_core.protocol.registry import EncryptionKeyGrant
 from avalon_service.hosts.process import Answer, EnclaveCommand, EnclaveEnded, EnclaveProcess, start
+from avalon_service.hosts.receipts import ReceiptDesk
 from avalon_service.orders.errors import StaleClaim, StoreUnavailable
 from avalon_service.orders.ports import Claim, OrderFailure, OrderStore, WorkerDirectory, WorkerEntry
+from avalon_service.registry.keys import NotServing
+from avalon_service.registry.requesters import RequesterKeys
 from avalon_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _SHUTDOWN_SECONDS = 10.0
+_VOUCH_SECONDS = 5.0
 _STABLE_SECONDS = 10.0
 """An enclave that ran this long is restarted at once; the back-off is for those that die at the start."""
 
@@ -70,14 +76,20 @@ class WorkerHost:
         orders: OrderStore,
         workers: WorkerDirectory,
         directory: Path,
+        requesters: RequesterKeys | None = None,
+        receipts: ReceiptDesk | None = None,
         on_change: Callable[[HostState], None] = lambda _: None,
     ) -> None:
-        """``directory``: where this worker's sealed keys are kept."""
+        """``directory``: where this worker's sealed keys are kept; ``requesters``: whose orders must be signed;
+        ``receipts``: brings the worker's word to receipts; None: there are none."""
         self._settings = settings
         self._orders = orders
         self._workers = workers
         self._directory = directory
+        self._requesters = requesters or RequesterKeys()
+        self._receipts = receipts
         self._on_change = on_change
+        self._enclave: EnclaveProcess | None = None
         worker_name = settings.worker_name
         self.state = HostState(worker_name=worker_name, worker_id=worker_id_of(worker_name))
         self._serving = asyncio.Event()
@@ -86,6 +98,26 @@ class WorkerHost:
     async def serving(self) -> None:
         """Return when an enclave serves."""
         await self._serving.wait()
+
+    async def vouch(self, tag: str) -> EncryptionKeyGrant:
+        """The worker's present encryption key, signed in its enclave under a tag.
+
+        Raises:
+            NotServing: there is no enclave at the moment, or it does not answer.
+        """
+        if self._enclave is None:
+            raise NotServing
+        try:
+            signed = await self._enclave.sign_key(tag, _VOUCH_SECONDS)
+        except (EnclaveEnded, TimeoutError) as exc:
+            raise NotServing from exc
+        return EncryptionKeyGrant(
+            worker_id=WorkerId(self.state.worker_id),
+            encryption_key=signed.encryption_key,
+            encryption_key_nonce=HexStr(signed.encryption_key_nonce),
+            tag=tag,
+            signature=Base64Str(encode_base64(signed.signature)),
+        )
 
     def stop(self) -> None:
         """Ask for an orderly end: no more claims, what is in flight is finished and stored."""
@@ -135,18 +167,20 @@ class WorkerHost:
             return
 
     async def _run_once(self) -> None:
-        shift = _Shift(self._settings, self._orders, self.state)
+        shift = _Shift(self._settings, self._orders, self._requesters, self._receipts, self.state)
         enclave, started = await start(
             self._command(), self._configuration(), shift.answered, self._settings.start_timeout_seconds
         )
         try:
             self._keep_keys(started)
             await self._register(enclave, started)
+            self._enclave = enclave
             self._change("serving")
             self._serving.set()
             await shift.serve(enclave, self._stopping)
         finally:
             self._serving.clear()
+            self._enclave = None
             enclave.kill()
             # Outliving a cancellation here would keep orders claimed by a host that is gone; leases cover that.
             await shift.put_back(crashed=not self._stopping.is_set())
@@ -213,7 +247,9 @@ class WorkerHost:
                 organization_id=self._settings.organization_id,
                 application_type_ids=application_types,
                 details=started.details,
-            )
+            ),
+            # A worker that the operator took off-line stays so over restarts of its enclave and of the service.
+            keep_status=True,
         )
         if started.simulated:
             log.warning(
@@ -236,9 +272,18 @@ class WorkerHost:
 class _Shift:
     """The life of one enclave process from the first claim to the last answer."""
 
-    def __init__(self, settings: Settings, orders: OrderStore, state: HostState) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        orders: OrderStore,
+        requesters: RequesterKeys,
+        receipts: ReceiptDesk | None,
+        state: HostState,
+    ) -> None:
         self._settings = settings
         self._orders = orders
+        self._requesters = requesters
+        self._receipts = receipts
         self._state = state
         self._held: dict[int, Claim] = {}
         """Orders in the enclave, by handle (the fencing token: it is unique)."""
@@ -265,8 +310,12 @@ class _Shift:
             if isinstance(answer, Done):
                 await self._orders.complete(claim.work_order_id, claim.token, answer.result)
             else:
+                if self._receipts is not None and answer.receipt_signature is not None:
+                    await self._receipts.refused(self._state.worker_id, claim.work_order_id, answer)
                 failure = OrderFailure(code=answer.code, message=answer.message)
                 await self._orders.fail(claim.work_order_id, claim.token, failure)
+            if self._receipts is not None and self._receipts.awaits(claim.work_order_id):
+                await self._receipts.finished(self._state.worker_id, claim.work_order_id, answer)
         except StaleClaim:
             log.info("late answer refused order=%s", claim.work_order_id)
         except StoreUnavailable as exc:
@@ -289,6 +338,7 @@ class _Shift:
         leases = asyncio.create_task(self._keep_leases(enclave))
         stop = asyncio.create_task(stopping.wait())
         tasks = {ended, claims, leases, stop}
+        receipts = asyncio.create_task(self._keep_receipts(enclave))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if stop in done:
@@ -304,9 +354,13 @@ class _Shift:
             raise EnclaveEnded(await ended)
         finally:
             unwatch()
-            for task in tasks:
+            for task in (*tasks, receipts):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, receipts, return_exceptions=True)
+
+    async def _keep_receipts(self, enclave: EnclaveProcess) -> None:
+        if self._receipts is not None:
+            await self._receipts.serve(self._state.worker_id, enclave.sign_receipt)
 
     def _revoked(self, enclave: EnclaveProcess, token: int) -> None:
         if self._held.pop(token, None) is not None:
@@ -327,7 +381,9 @@ class _Shift:
             for claim in claims:
                 self._held[claim.token] = claim
                 try:
-                    enclave.send(Process(claim.token, claim.request))
+                    registered_key = self._requesters.key_of(claim.requester_id)
+                    receipt = self._receipts is not None and self._receipts.awaits(claim.work_order_id)
+                    enclave.send(Process(claim.token, claim.request, registered_key, receipt))
                 except ChannelError as exc:
                     del self._held[claim.token]
                     failure = OrderFailure(code=int(WorkOrderCode.FAILED), message=exc.message)

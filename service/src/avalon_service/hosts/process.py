@@ -22,10 +22,14 @@ from avalon_core.channel.messages import (
     Configure,
     Done,
     Failed,
+    KeySigned,
     Log,
     Ping,
     Pong,
+    ReceiptSigned,
     Shutdown,
+    SignKey,
+    SignReceipt,
     Started,
     ToEnclave,
     ToHost,
@@ -88,6 +92,10 @@ class EnclaveProcess(asyncio.Protocol):
         self._started: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
         self._pong: asyncio.Future[None] | None = None
         self._sequence = 0
+        self._signings = 0
+        self._signing: dict[int, asyncio.Future[KeySigned]] = {}
+        self._receipts = 0
+        self._signing_receipts: dict[int, asyncio.Future[ReceiptSigned | Failed]] = {}
         self._closed = asyncio.Event()
         self._fault: str | None = None
 
@@ -112,6 +120,12 @@ class EnclaveProcess(asyncio.Protocol):
             self._started.set_exception(EnclaveEnded("the enclave ended before it had started"))
         if self._pong is not None and not self._pong.done():
             self._pong.cancel()
+        for signing in self._signing.values():
+            if not signing.done():
+                signing.set_exception(EnclaveEnded("the enclave ended"))
+        for asked in self._signing_receipts.values():
+            if not asked.done():
+                asked.set_exception(EnclaveEnded("the enclave ended"))
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -156,6 +170,44 @@ class EnclaveProcess(asyncio.Protocol):
             if self._closed.is_set():
                 raise EnclaveEnded("the enclave ended") from None
             raise
+
+    async def sign_key(self, tag: str, timeout: float) -> KeySigned:
+        """Have the enclave vouch for its encryption key.
+
+        Raises:
+            TimeoutError: no answer came.
+            EnclaveEnded: the enclave ended first.
+        """
+        if self._closed.is_set():
+            raise EnclaveEnded("the enclave ended")
+        self._signings += 1
+        handle = self._signings
+        self._signing[handle] = asyncio.get_running_loop().create_future()
+        try:
+            self.send(SignKey(handle, tag))
+            async with asyncio.timeout(timeout):
+                return await self._signing[handle]
+        finally:
+            del self._signing[handle]
+
+    async def sign_receipt(self, request: bytes, result: bytes) -> ReceiptSigned | Failed:
+        """Have the enclave sign its update of the receipt of an order that it completed.
+
+        Raises:
+            ChannelError: the order and its result are too large for a frame.
+            EnclaveEnded: the enclave ended first.
+        """
+        if self._closed.is_set():
+            raise EnclaveEnded("the enclave ended")
+        self._receipts += 1
+        handle = -self._receipts  # orders have positive ones
+        self._signing_receipts[handle] = asyncio.get_running_loop().create_future()
+        try:
+            await self.writable()
+            self.send(SignReceipt(handle, request, result))
+            return await self._signing_receipts[handle]
+        finally:
+            del self._signing_receipts[handle]
 
     async def ended(self) -> str:
         """Wait for the end of the process; how it ended, in words."""
@@ -203,11 +255,22 @@ class EnclaveProcess(asyncio.Protocol):
 
     def _received(self, message: ToHost) -> None:
         match message:
-            case Done() | Failed():
+            case Done():
                 self._on_answer(message)
+            case Failed(handle=handle) | ReceiptSigned(handle=handle):
+                asked = self._signing_receipts.get(handle)
+                if asked is not None:
+                    if not asked.done():
+                        asked.set_result(message)
+                elif isinstance(message, Failed):
+                    self._on_answer(message)
             case Pong(sequence=sequence):
                 if sequence == self._sequence and self._pong is not None and not self._pong.done():
                     self._pong.set_result(None)
+            case KeySigned(handle=handle):
+                signing = self._signing.get(handle)
+                if signing is not None and not signing.done():
+                    signing.set_result(message)
             case Started():
                 if not self._started.done():
                     self._started.set_result(message)

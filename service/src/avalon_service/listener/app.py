@@ -5,6 +5,9 @@
     GET /readyz       200 once a worker serves, else 503
     GET /metrics      Prometheus text format
     GET /status       JSON for people and the ``avalon`` command
+    GET /openrpc.json   every method, for tools (OpenRPC)
+    GET /orders/<workOrderId>/events   an order's transitions, as server-sent events
+    GET /deliveries   for the operator: what is to be posted, was, or could not be
 
 Raw ASGI: a framework would cost each order as much again as the whole rest of the listener (ADR 6). Every answer to
 a POST is a complete JSON-RPC envelope, whatever was sent; the only exceptions are notifications, which the standard
@@ -15,12 +18,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
 from avalon_core.protocol.errors import RpcCode, RpcError
 from avalon_core.protocol.jsonrpc import BadCall, Call, decode_envelope, encode_batch
+from avalon_service.listener.departures import Departures
+from avalon_service.listener.events import EventStreams
 from avalon_service.listener.methods import Methods, encode_wire_error
+from avalon_service.listener.origins import set_client
+from avalon_service.openrpc import served_document
 from avalon_service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -33,6 +41,11 @@ Send = Callable[[Message], Awaitable[None]]
 JSON = b"application/json"
 PREFER_WAIT = b"wait="
 _MAX_PREFER_BYTES = 256
+_EVENTS = re.compile(r"/orders/([0-9A-Za-z]{1,66})/events")
+_NO_SUCH_PAGE = (
+    b'{"error":"no such page: there are /healthz, /readyz, /status, /metrics, /openrpc.json, /orders/<workOrderId>/events '
+    b'and, for the operator, /deliveries"}'
+)
 
 
 class Pages(Protocol):
@@ -48,6 +61,10 @@ class Pages(Protocol):
 
     async def metrics(self) -> tuple[bytes, bytes]:
         """Content type and body."""
+        ...
+
+    async def deliveries(self, headers: list[tuple[bytes, bytes]], query: bytes) -> tuple[int, bytes]:
+        """Status and JSON; for the operator."""
         ...
 
     def answered(self, method: str, seconds: float) -> None:
@@ -71,9 +88,19 @@ class ClientGone(Exception):
 class Listener:
     """The application."""
 
-    def __init__(self, methods: Methods, pages: Pages, settings: Settings) -> None:
+    def __init__(
+        self,
+        methods: Methods,
+        pages: Pages,
+        settings: Settings,
+        streams: EventStreams | None = None,
+        departures: Departures | None = None,
+    ) -> None:
         self._methods = methods
         self._pages = pages
+        self._streams = streams
+        self._departures = departures if departures is not None else Departures()
+        self._counts_origins = settings.queued_per_address > 0
         self._max_body = settings.max_body_bytes
         self._max_wait = settings.max_wait_seconds
         self._body_timeout = settings.body_timeout_seconds
@@ -87,9 +114,17 @@ class Listener:
             if scope["method"] == "POST":
                 await self._post(scope, receive, send)
             else:
-                await self._get(scope, send)
+                await self._get(scope, receive, send)
         except ClientGone:
             return
+        except asyncio.CancelledError:
+            if not self._departures.is_gone(asyncio.current_task()):
+                raise
+
+    def close(self) -> None:
+        """End what would not end by itself: the streams of events."""
+        if self._streams is not None:
+            self._streams.close()
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
@@ -102,22 +137,34 @@ class Listener:
             return
         envelope = decode_envelope(body)
         wait = _preferred_wait(headers)
-        if not envelope.is_batch:
-            answers = [await self._answer(envelope.calls[0], wait)]
-        else:
-            answers = await asyncio.gather(*(self._answer(call, wait) for call in envelope.calls))
+        if self._counts_origins and scope.get("client"):
+            set_client(scope["client"][0])
+        task = asyncio.current_task()
+        assert task is not None
+        self._departures.enter(task, receive)
+        try:
+            if not envelope.is_batch:
+                answers = [await self._answer(envelope.calls[0], wait, headers)]
+            else:
+                answers = await asyncio.gather(
+                    *(self._answer(call, wait, headers) for call in envelope.calls)
+                )
+        finally:
+            self._departures.leave(task)
         given = [answer for answer in answers if answer is not None]
         if not given:
             await _respond(send, 204, b"")
         else:
             await _respond(send, 200, encode_batch(given) if envelope.is_batch else given[0])
 
-    async def _answer(self, call: Call | BadCall, wait: float) -> bytes | None:
+    async def _answer(
+        self, call: Call | BadCall, wait: float, headers: list[tuple[bytes, bytes]]
+    ) -> bytes | None:
         if isinstance(call, BadCall):
             return encode_wire_error(call.id, call.error)
         began = self._clock()
         try:
-            answer = await self._methods.answer(call, 0.0 if call.is_notification else wait)
+            answer = await self._methods.answer(call, 0.0 if call.is_notification else wait, headers)
         except Exception as exc:
             log.error("call failed method=%s error=%s", call.method[:64], type(exc).__name__, exc_info=exc)
             error = RpcError(RpcCode.INTERNAL_ERROR, "internal error: the operator's log says more")
@@ -158,7 +205,7 @@ class Listener:
             raise ClientGone
         return message
 
-    async def _get(self, scope: Scope, send: Send) -> None:
+    async def _get(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         if scope["method"] not in ("GET", "HEAD"):
             await _respond(
@@ -178,13 +225,20 @@ class Listener:
             )
         elif path == "/status":
             await _respond(send, 200, await self._pages.status())
+        elif self._streams is not None and (order := _EVENTS.fullmatch(path)) is not None:
+            last_id = next((value for name, value in scope["headers"] if name == b"last-event-id"), b"")
+            head_only = scope["method"] == "HEAD"
+            await self._streams.serve(order[1], last_id.decode("latin-1"), receive, send, head_only=head_only)
+        elif path == "/deliveries":
+            status, body = await self._pages.deliveries(scope["headers"], scope.get("query_string", b""))
+            await _respond(send, status, body)
+        elif path == "/openrpc.json":
+            await _respond(send, 200, await served_document())
         elif path == "/metrics":
             content_type, body = await self._pages.metrics()
             await _respond(send, 200, body, content_type=content_type)
         else:
-            await _respond(
-                send, 404, b'{"error":"no such page: there are /healthz, /readyz, /status and /metrics"}'
-            )
+            await _respond(send, 404, _NO_SUCH_PAGE)
 
 
 def _preferred_wait(headers: list[tuple[bytes, bytes]]) -> float:

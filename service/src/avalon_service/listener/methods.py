@@ -13,11 +13,15 @@ import msgspec
 
 from avalon_core.protocol.errors import RpcCode, RpcError, WireError
 from avalon_core.protocol.jsonrpc import Call, Id, encode_error
+from avalon_service.registry.operator import Headers
 
 Method = Callable[[Call, float], Awaitable[bytes]]
 """Takes the call and how long (seconds) the client is ready to wait; returns the whole answer.
 
 What the caller brought about is raised as a :class:`WireError`, and becomes an error object here."""
+
+GuardedMethod = Callable[[Call, Headers], Awaitable[bytes]]
+"""A method for which it matters who asks: takes the headers of the HTTP request in the place of the wait."""
 
 _P = TypeVar("_P")
 
@@ -25,23 +29,28 @@ _P = TypeVar("_P")
 class Methods:
     """All methods that the service answers."""
 
-    def __init__(self, *tables: Mapping[str, Method]) -> None:
+    def __init__(
+        self, *tables: Mapping[str, Method], guarded: Mapping[str, GuardedMethod] | None = None
+    ) -> None:
         self._table = {name: method for table in tables for name, method in table.items()}
+        self._guarded = dict(guarded or {})
 
     @property
     def names(self) -> frozenset[str]:
         """The methods there are."""
-        return frozenset(self._table)
+        return frozenset(self._table) | frozenset(self._guarded)
 
-    async def answer(self, call: Call, wait: float) -> bytes:
+    async def answer(self, call: Call, wait: float, headers: Headers = ()) -> bytes:
         """Answer a call. Never raises what the caller brought about: that becomes an error object."""
         method = self._table.get(call.method)
-        if method is None:
-            known = ", ".join(sorted(self._table))
-            error = RpcError(RpcCode.METHOD_NOT_FOUND, f"no such method; there are {known}")
-            return encode_wire_error(call.id, error)
+        guarded = self._guarded.get(call.method) if method is None else None
         try:
-            return await method(call, wait)
+            if method is not None:
+                return await method(call, wait)
+            if guarded is not None:
+                return await guarded(call, headers)
+            known = ", ".join(sorted(self.names))
+            raise RpcError(RpcCode.METHOD_NOT_FOUND, f"no such method; there are {known}")
         except WireError as exc:
             return encode_wire_error(call.id, exc)
 

@@ -10,10 +10,18 @@ from prometheus_client import CollectorRegistry, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from avalon_service.deliveries.ports import DeliveryCounts, DeliveryStore
 from avalon_service.hosts.host import HostState
+from avalon_service.listener.delivery_page import encode_page, read_page_query
 from avalon_service.orders.ports import OrderCounts, OrderStore
+from avalon_service.registry.operator import Operator, WrongToken
+from avalon_service.registry.workers import WRONG_TOKEN
 from avalon_service.settings import Settings
 
+_FOR_THE_OPERATOR = (
+    "for the operator: send the token in the HTTP header 'Authorization: Bearer ...' (it is in the file operator-token of "
+    "the service's data directory)"
+)
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -27,11 +35,20 @@ class ServicePages:
         version: str,
         orders: OrderStore,
         hosts: Callable[[], Sequence[HostState]],
+        deliveries: DeliveryStore | None = None,
+        streams: Callable[[], int] = lambda: 0,
+        calls_under_way: Callable[[], int] = lambda: 0,
+        operator: Operator | None = None,
     ) -> None:
         self._settings = settings
         self._version = version
         self._orders = orders
         self._hosts = hosts
+        self._deliveries = deliveries
+        self._streams = streams
+        self._calls_under_way = calls_under_way
+        self._operator = operator
+        self._delivery_counts = DeliveryCounts()
         self._began = time.monotonic()
         self._counts = OrderCounts()
         self._registry = CollectorRegistry()
@@ -62,6 +79,7 @@ class ServicePages:
                 "version": self._version,
                 "profile": self._settings.profile,
                 "simulated": any(host.simulated for host in hosts),
+                "time": round(time.time(), 3),
                 "uptime_seconds": round(time.monotonic() - self._began, 1),
                 "accepts_legacy": self._settings.accepts_legacy,
                 "workers": [
@@ -81,11 +99,32 @@ class ServicePages:
                     for host in hosts
                 ],
                 "orders": {name: getattr(counts, name) for name in OrderCounts.__struct_fields__},
+                "deliveries": await self._count_deliveries(),
+                "event_streams": self._streams(),
+                "calls_under_way": self._calls_under_way(),
             }
         )
 
+    async def deliveries(self, headers: list[tuple[bytes, bytes]], query: bytes) -> tuple[int, bytes]:
+        if self._deliveries is None or self._operator is None:
+            return 404, b'{"error":"this service posts nothing"}'
+        try:
+            if not self._operator.sent(headers):
+                return 401, msgspec.json.encode({"error": _FOR_THE_OPERATOR})
+            page = read_page_query(query)
+        except WrongToken:
+            return 403, msgspec.json.encode({"error": WRONG_TOKEN})
+        except ValueError as exc:
+            return 400, msgspec.json.encode({"error": str(exc)})
+        found = await self._deliveries.page(page.state, limit=page.limit, before=page.before)
+        return 200, encode_page(page, found)
+
+    async def _count_deliveries(self) -> DeliveryCounts:
+        return await self._deliveries.counts() if self._deliveries is not None else DeliveryCounts()
+
     async def metrics(self) -> tuple[bytes, bytes]:
         self._counts = await self._orders.counts()
+        self._delivery_counts = await self._count_deliveries()
         return CONTENT_TYPE_LATEST.encode(), generate_latest(self._registry)
 
     def collect(self) -> Iterable[Metric]:
@@ -99,6 +138,13 @@ class ServicePages:
         )
         yield CounterMetricFamily(
             "avalon_orders_purged", "Finished orders that were purged.", value=self._counts.purged
+        )
+        deliveries = GaugeMetricFamily("avalon_deliveries", "Stored deliveries by state.", labels=["state"])
+        for name in DeliveryCounts.__struct_fields__:
+            deliveries.add_metric([name], getattr(self._delivery_counts, name))
+        yield deliveries
+        yield GaugeMetricFamily(
+            "avalon_event_streams", "Clients that follow an order's events.", value=self._streams()
         )
         serving = GaugeMetricFamily(
             "avalon_worker_serving",

@@ -1,46 +1,57 @@
-"""WorkOrderSubmit and WorkOrderGetResult.
-
-Here, at the outermost edge, results become what existing clients expect: a pending order is an *error object* of
-code 5, and so on. Nothing further in knows of that habit.
-"""
+"""WorkOrderSubmit, WorkOrderGetResult and our own WorkOrderCancel."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
-
-from avalon_core.protocol.errors import WorkOrderCode
-from avalon_core.protocol.jsonrpc import Call, Id, encode_error, encode_success
-from avalon_service.listener.methods import Method
+from avalon_core.protocol.errors import WorkOrderCode, WorkOrderError
+from avalon_core.protocol.jsonrpc import Call, Id, encode_error
+from avalon_service.listener.methods import GuardedMethod, Method
+from avalon_service.listener.origins import origin
+from avalon_service.orders.answers import encode_order
 from avalon_service.orders.ports import OrderView
 from avalon_service.orders.service import OrderService
 from avalon_service.orders.state import OrderState
+from avalon_service.registry.operator import Headers, Operator, WrongToken
+from avalon_service.registry.workers import WRONG_TOKEN
 
 
 class WorkOrderMethods:
     """The methods of work orders."""
 
-    def __init__(self, orders: OrderService) -> None:
+    def __init__(self, orders: OrderService, operator: Operator | None = None) -> None:
         self._orders = orders
+        self._operator = operator
 
     def table(self) -> Mapping[str, Method]:
         """By their names on the wire."""
         return {"WorkOrderSubmit": self._submit, "WorkOrderGetResult": self._get_result}
 
+    def guarded(self) -> Mapping[str, GuardedMethod]:
+        """Those that the operator may call without the requester's proof."""
+        return {"WorkOrderCancel": self._cancel}
+
     async def _submit(self, call: Call, wait: float) -> bytes:
-        return encode_order(call.id, await self._orders.submit(call.params, wait=wait))
+        order = await self._orders.submit(call.params, wait=wait, call_id=call.id, origin=origin())
+        return encode_order(call.id, order)
 
     async def _get_result(self, call: Call, wait: float) -> bytes:
         return encode_order(call.id, await self._orders.result(call.params, wait=wait))
 
+    async def _cancel(self, call: Call, headers: Headers) -> bytes:
+        try:
+            by_operator = self._operator is not None and self._operator.sent(headers)
+        except WrongToken:
+            raise WorkOrderError(WorkOrderCode.ACCESS_DENIED, WRONG_TOKEN) from None
+        return _encode_cancellation(call.id, await self._orders.cancel(call.params, by_operator=by_operator))
 
-def encode_order(id_: Id, order: OrderView) -> bytes:
-    """What a work order method answers of an order."""
-    if order.state is OrderState.COMPLETED and order.result is not None:
-        return encode_success(id_, msgspec.Raw(order.result))
-    data = {"workOrderId": order.work_order_id}
-    if order.error is not None:
-        return encode_error(id_, order.error.code, order.error.message, data)
-    # Existing clients poll on while they read code 5 and stop at any other, so "processing" is 5, too.
-    return encode_error(id_, WorkOrderCode.PENDING, "pending: ask again with WorkOrderGetResult", data)
+
+def _encode_cancellation(id_: Id, order: OrderView) -> bytes:
+    """Success is an error object of code 0, as of every write; an order that has ended otherwise is code 1."""
+    state = order.state.value
+    data = {"workOrderId": order.work_order_id, "state": state}
+    if order.state is OrderState.CANCELLED:
+        return encode_error(id_, WorkOrderCode.SUCCESS, "the order is cancelled", data)
+    return encode_error(
+        id_, WorkOrderCode.FAILED, f"the order is {state} and cannot be cancelled any more", data
+    )

@@ -8,6 +8,12 @@ ServiceError
 │   ├── RequestTooLarge
 │   ├── StaleClaim
 │   └── InvalidTransition
+├── ReceiptError                one receipt: carries work_order_id
+│   ├── UnknownReceipt
+│   ├── UnknownReceiptUpdate
+│   ├── ReceiptExists
+│   ├── ReceiptUpdateRefused
+│   └── ReceiptFull
 ├── QueueFull
 ├── DirectoryError
 │   ├── UnknownWorker
@@ -56,6 +62,39 @@ class StaleClaim(OrderError):
 
 class InvalidTransition(OrderError):
     """An order in this state cannot change in this way."""
+
+
+class ReceiptError(ServiceError):
+    """The receipt does not allow this."""
+
+    def __init__(self, work_order_id: str, message: str = "") -> None:
+        self.reason = message or (type(self).__doc__ or "").strip()
+        super().__init__(f"receipt of work order {work_order_id!r}: {self.reason}")
+        self.work_order_id = work_order_id
+
+
+class UnknownReceipt(ReceiptError):
+    """No receipt of this work order is stored."""
+
+
+class UnknownReceiptUpdate(ReceiptError):
+    """The receipt has no such update."""
+
+    def __init__(self, work_order_id: str, count: int) -> None:
+        super().__init__(work_order_id, f"there are {count} such updates, numbered from 1")
+        self.count = count
+
+
+class ReceiptExists(ReceiptError):
+    """The work order has a receipt already."""
+
+
+class ReceiptUpdateRefused(ReceiptError):
+    """The receipt's status does not allow this update."""
+
+
+class ReceiptFull(ReceiptError):
+    """The receipt has as many updates as are kept."""
 
 
 class QueueFull(ServiceError):

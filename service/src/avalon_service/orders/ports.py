@@ -10,19 +10,25 @@ Any verb may raise `StoreUnavailable`: then nothing was changed as far as the st
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from avalon_service.orders.state import Order, OrderFailure, OrderState, OrderView
 
+if TYPE_CHECKING:
+    from avalon_service.deliveries.ports import DeliveryStore
+    from avalon_service.orders.receipt_ports import ReceiptStore
+
 __all__ = [
     "Claim",
+    "Followed",
     "LookUpPage",
     "NewOrder",
     "Order",
     "OrderCounts",
+    "OrderEvent",
     "OrderFailure",
     "OrderState",
     "OrderStore",
@@ -51,6 +57,8 @@ class NewOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The raw JSON of the request's params: opaque to the store."""
     deadline: float | None = None
     """When the order expires unless it is final."""
+    origin: str = ""
+    """Whence it comes (a network address), for the cap on open orders from one place; not kept over a restart."""
     digest: bytes = b""
     """SHA-256 of `request`; computed unless given (give it if it is known already, or costly on the event loop)."""
 
@@ -79,6 +87,22 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     deadline: float | None
     attempt: int
     """1 for the first claim of this order."""
+    requester_id: str = ""
+
+
+class OrderEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One transition in the life of an order. `scheduled` after the first attempt means that it was put back."""
+
+    work_order_id: str
+    state: OrderState
+    at: float
+    """Seconds since the epoch. Of a claim or a return to the queue it is not kept over a restart."""
+    attempts: int
+
+
+Followed = Callable[[OrderEvent], None]
+"""Called with each transition of an order that is followed. Must return at once, and is called in the store's event
+loop; what it raises is logged and otherwise ignored."""
 
 
 class OrderCounts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -114,8 +138,8 @@ event loop; what it raises is logged and otherwise ignored."""
 class OrderStore(Protocol):
     """Keeps work orders from their acceptance until they are purged.
 
-    A submitter sees `submit`, `wait`, `get` and `cancel`; a host `claimable`, `claim`, `extend`, `release`, `complete`,
-    `fail` and `watch_revoked`; a housekeeper `expire_due`, `due_earlier`, `purge` and `counts`.
+    A submitter sees `submit`, `wait`, `get`, `latest`, `follow` and `cancel`; a host `claimable`, `claim`, `extend`,
+    `release`, `complete`, `fail` and `watch_revoked`; a housekeeper `expire_due`, `due_earlier`, `purge` and `counts`.
     """
 
     async def submit(self, new: NewOrder) -> Submission:
@@ -127,15 +151,18 @@ class OrderStore(Protocol):
         Raises:
             DuplicateWorkOrder: the id was used for another request, or (up to the store's tombstone horizon) for an
                 order that has been purged.
-            QueueFull: as many orders are open as the store accepts. Nothing was written. May also be raised to the
+            QueueFull: as many orders are open as the store accepts, altogether, of this requester, or from this
+                origin. Nothing was written. May also be raised to the
                 repetition of an order that is already final; never to that of an open one.
             RequestTooLarge: the request exceeds the store's cap.
         """
         ...
 
     async def claim(self, worker_id: str, *, limit: int, lease: float) -> list[Claim]:
-        """Take up to `limit` scheduled orders of a worker, oldest acceptance first, without waiting for any.
+        """Take up to `limit` scheduled orders of a worker, without waiting for any.
 
+        The worker's requesters take turns, one order each, and of each the oldest acceptance comes first. Whoever had
+        nothing scheduled and has now, by a new order or one put back, gets a turn behind the others.
         Orders found past their deadline are expired instead. Claims are not durable: a restart of the store voids them
         all and schedules their orders again.
         """
@@ -157,7 +184,7 @@ class OrderStore(Protocol):
         ...
 
     async def release(self, work_order_id: str, token: int, *, crashed: bool = False) -> None:
-        """Put a claimed order back at its old place in the queue.
+        """Put a claimed order back at its old place among its requester's orders.
 
         Args:
             work_order_id: The order.
@@ -222,6 +249,24 @@ class OrderStore(Protocol):
         """
         ...
 
+    async def latest(self, work_order_id: str) -> OrderEvent:
+        """The last transition of an order.
+
+        Raises:
+            UnknownWorkOrder: no such order.
+        """
+        ...
+
+    def follow(self, work_order_id: str, followed: Followed) -> Callable[[], None]:
+        """Have `followed(event)` called at each transition of an order from now on; known or not, nothing is checked.
+
+        To miss nothing, follow first and then ask for the `latest`.
+
+        Returns:
+            A function that ends it.
+        """
+        ...
+
     async def request_of(self, work_order_id: str) -> bytes | None:
         """The raw request of an open or finished order, or None if it is unknown or purged."""
         ...
@@ -241,11 +286,11 @@ class OrderStore(Protocol):
         """Return when some lease or deadline ends before `than` (None: when there is any at all)."""
         ...
 
-    async def purge(self, *, older_than: float, keep: int) -> int:
+    async def purge(self, *, older_than: float, keep: int, spare: Collection[str] = ()) -> int:
         """Forget finished orders: those finished before `older_than`, and the oldest beyond the `keep` latest.
 
-        Open orders stay, and so does one that somebody is waiting for at this moment. The id and digest of a purged
-        order are remembered for the store's tombstone horizon, so that it is not run again by mistake.
+        Open orders stay, and so do those in `spare` and one that somebody is waiting for at this moment. The
+        id and digest of a purged order are remembered for the store's tombstone horizon, so that it is not run again by mistake.
 
         Returns:
             How many orders were purged.
@@ -294,8 +339,11 @@ class LookUpPage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class WorkerDirectory(Protocol):
     """Knows the workers that this service offers."""
 
-    async def register(self, entry: WorkerEntry) -> None:
-        """Add a worker, or replace the entry of that id; durable when this returns. It keeps its place in look-ups."""
+    async def register(self, entry: WorkerEntry, *, keep_status: bool = False) -> None:
+        """Add a worker, or replace the entry of that id; durable when this returns. It keeps its place in look-ups.
+
+        `keep_status`: an entry that is replaced keeps its status (what an operator set outlives a restart of the host).
+        """
         ...
 
     async def update(self, worker_id: str, details: bytes) -> None:
@@ -351,7 +399,7 @@ class WorkerDirectory(Protocol):
 
 
 class Store(Protocol):
-    """Both ports over one place to keep things."""
+    """All ports over one place to keep things."""
 
     @property
     def orders(self) -> OrderStore:
@@ -363,6 +411,16 @@ class Store(Protocol):
         """The workers."""
         ...
 
+    @property
+    def deliveries(self) -> DeliveryStore:
+        """What is to be posted when work orders are finished."""
+        ...
+
+    @property
+    def receipts(self) -> ReceiptStore:
+        """The receipts of work orders."""
+        ...
+
     async def close(self) -> None:
-        """Close both."""
+        """Close all."""
         ...

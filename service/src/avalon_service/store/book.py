@@ -1,8 +1,11 @@
 """The book of open orders: who is next, whose lease ends when, whose deadline comes when.
 
+A worker's requesters take turns, one order each; within a requester the order accepted first comes first. So whoever
+queues thousands of orders delays somebody else's single one by the rest of a round and no more.
+
 Pure memory, no waiting, no disk and no clock. Finished orders are not in it. An order whose next state is on its way to
 the disk is *settling*: it is in the book, but neither claimable nor due until the write is known to have worked (then
-it is replaced or removed) or not (then it is restored to exactly where it was).
+it is replaced or removed) or not (then it is restored to where it was in its line).
 """
 
 from __future__ import annotations
@@ -22,10 +25,14 @@ _SCHEDULED = OrderState.SCHEDULED
 class Entry:
     """One open order in the book."""
 
-    __slots__ = ("order", "request", "settled", "settling")
+    __slots__ = ("order", "origin", "request", "settled", "settling", "since")
 
-    def __init__(self, order: Order, request: bytes | None) -> None:
+    def __init__(self, order: Order, request: bytes | None, origin: str = "") -> None:
         self.order = order
+        self.origin = origin
+        """Whence it was submitted, as in `NewOrder`; forgotten by a restart."""
+        self.since = order.accepted_at
+        """When the order came into the state that it is in."""
         self.request = request
         """None if it is too large to be kept in memory."""
         self.settling = False
@@ -34,7 +41,7 @@ class Entry:
 
 
 class Line:
-    """The scheduled orders of one worker, by sequence.
+    """The scheduled orders of one requester for one worker, by sequence.
 
     New orders join at the end, in order, and leave at the front or (cancelled) anywhere: an OrderedDict does all of
     that in O(1). Orders that come back are few and all older than the new ones: a sorted list in front.
@@ -79,13 +86,73 @@ class Line:
         return self._fresh.popitem(last=False)[0]
 
 
+class Queue:
+    """The scheduled orders of one worker: its requesters in turn, each with a line. All operations are those of a line.
+
+    A requester who has nothing scheduled has no turn; one who has again (a new order, or one that comes back) joins
+    behind all others.
+    """
+
+    __slots__ = ("_lines",)
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[str, Line | int] = OrderedDict()
+        """Most requesters have one order scheduled: then its sequence alone stands for the line."""
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def join(self, order: Order) -> None:
+        """Add a new one at the end of its requester's line."""
+        there = self._lines.get(order.requester_id)
+        if there is None:
+            self._lines[order.requester_id] = order.sequence
+        else:
+            self._line(order.requester_id, there).join(order.sequence)
+
+    def rejoin(self, order: Order) -> None:
+        """Add one that was in its requester's line before, at its old place there."""
+        there = self._lines.get(order.requester_id)
+        if there is None:
+            self._lines[order.requester_id] = order.sequence
+        else:
+            self._line(order.requester_id, there).rejoin(order.sequence)
+
+    def leave(self, order: Order) -> None:
+        """Take one out wherever it stands; its requester keeps the turn as long as others are left."""
+        there = self._lines.get(order.requester_id)
+        if isinstance(there, Line):
+            there.leave(order.sequence)
+            if not there:
+                del self._lines[order.requester_id]
+        elif there == order.sequence:
+            del self._lines[order.requester_id]
+
+    def take(self) -> int:
+        """Take out the first order of the requester whose turn it is, who is last from now on."""
+        requester_id, there = self._lines.popitem(last=False)
+        if not isinstance(there, Line):
+            return there
+        sequence = there.take()
+        if there:
+            self._lines[requester_id] = there
+        return sequence
+
+    def _line(self, requester_id: str, there: Line | int) -> Line:
+        if isinstance(there, Line):
+            return there
+        line = self._lines[requester_id] = Line()
+        line.join(there)
+        return line
+
+
 class Book:
     """All open orders of a store."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
         self._by_sequence: dict[int, Entry] = {}
-        self._lines: dict[str, Line] = {}
+        self._queues: dict[str, Queue] = {}
         self._leases = Timers()
         self._deadlines = Timers()
         self.processing = 0
@@ -103,7 +170,7 @@ class Book:
 
     def claimable(self, worker_id: str) -> bool:
         """Whether an order of this worker is scheduled."""
-        return worker_id in self._lines
+        return worker_id in self._queues
 
     def next_due(self) -> float | None:
         """When the next lease or deadline ends."""
@@ -117,7 +184,7 @@ class Book:
         order = entry.order
         self._entries[order.work_order_id] = entry
         self._by_sequence[order.sequence] = entry
-        self._line(order.worker_id).join(order.sequence)
+        self._queue(order.worker_id).join(order)
         if order.deadline is not None:
             self._deadlines.set(order.sequence, order.deadline)
 
@@ -131,13 +198,13 @@ class Book:
             self.processing -= 1
 
     def next_in_line(self, worker_id: str) -> Entry | None:
-        """Take the first scheduled order of a worker out of its line: the caller claims or settles it."""
-        line = self._lines.get(worker_id)
-        if line is None:
+        """Take the scheduled order of a worker whose turn it is out of its line: the caller claims or settles it."""
+        queue = self._queues.get(worker_id)
+        if queue is None:
             return None
-        sequence = line.take()
-        if not line:
-            del self._lines[worker_id]
+        sequence = queue.take()
+        if not queue:
+            del self._queues[worker_id]
         return self._by_sequence[sequence]
 
     def claim(self, entry: Entry, claimed: Order) -> None:
@@ -155,11 +222,11 @@ class Book:
             self._leases.set(extended.sequence, extended.lease_until)
 
     def put_back(self, entry: Entry, scheduled: Order) -> None:
-        """Record that a claimed order is scheduled again, at its old place."""
+        """Record that a claimed order is scheduled again, at its old place in its requester's line."""
         self._leases.drop(scheduled.sequence)
         self.processing -= 1
         entry.order = scheduled
-        self._line(scheduled.worker_id).rejoin(scheduled.sequence)
+        self._queue(scheduled.worker_id).rejoin(scheduled)
 
     def settle(self, entry: Entry) -> None:
         """Take an order out of the line and off the timers while its next state is written."""
@@ -167,11 +234,11 @@ class Book:
         sequence = order.sequence
         entry.settling = True
         if order.state is _SCHEDULED:
-            line = self._lines.get(order.worker_id)
-            if line is not None:
-                line.leave(sequence)
-                if not line:
-                    del self._lines[order.worker_id]
+            queue = self._queues.get(order.worker_id)
+            if queue is not None:
+                queue.leave(order)
+                if not queue:
+                    del self._queues[order.worker_id]
         else:
             self._leases.drop(sequence)
         if order.deadline is not None:
@@ -203,7 +270,7 @@ class Book:
     def _arm(self, entry: Entry, *, not_due_before: float | None = None) -> None:
         order = entry.order
         if order.state is _SCHEDULED:
-            self._line(order.worker_id).rejoin(order.sequence)
+            self._queue(order.worker_id).rejoin(order)
         else:
             assert order.lease_until is not None
             self._leases.set(order.sequence, order.lease_until)
@@ -213,11 +280,11 @@ class Book:
                 deadline = not_due_before
             self._deadlines.set(order.sequence, deadline)
 
-    def _line(self, worker_id: str) -> Line:
-        line = self._lines.get(worker_id)
-        if line is None:
-            line = self._lines[worker_id] = Line()
-        return line
+    def _queue(self, worker_id: str) -> Queue:
+        queue = self._queues.get(worker_id)
+        if queue is None:
+            queue = self._queues[worker_id] = Queue()
+        return queue
 
     @staticmethod
     def _unsettle(entry: Entry) -> None:

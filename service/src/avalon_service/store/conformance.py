@@ -36,6 +36,7 @@ from avalon_service.orders.errors import (
 from avalon_service.orders.ports import (
     Claim,
     NewOrder,
+    OrderEvent,
     OrderFailure,
     OrderState,
     OrderStore,
@@ -99,15 +100,23 @@ class World:
         self.store = await self.medium.open(clock=self.clock, limits=self.limits)
 
     async def submit(
-        self, name: str, request: bytes = b"{}", *, worker_id: str = WORKER, deadline: float | None = None
+        self,
+        name: str,
+        request: bytes = b"{}",
+        *,
+        worker_id: str = WORKER,
+        requester_id: str = "requester",
+        deadline: float | None = None,
+        origin: str = "",
     ) -> Submission:
         """Submit an order."""
         new = NewOrder(
             work_order_id=name,
             worker_id=worker_id,
-            requester_id="requester",
+            requester_id=requester_id,
             request=request,
             deadline=deadline,
+            origin=origin,
         )
         return await self.orders.submit(new)
 
@@ -244,6 +253,48 @@ class OrderStoreConformance(_Conformance):
         assert sum(isinstance(answer, QueueFull) for answer in answers) == 6
         assert (await world.orders.counts()).scheduled == 3
 
+    async def test_one_requester_cannot_fill_the_queue(self, world: World) -> None:
+        """Submissions on their way and claimed orders count, over a restart; other requesters are not concerned."""
+        await world.restart(Limits(max_queued_per_requester=3))
+        answers = await asyncio.gather(*(world.submit(f"{i}") for i in range(5)), return_exceptions=True)
+        assert sum(isinstance(answer, QueueFull) for answer in answers) == 2
+        (claim,) = await world.claim()
+        with pytest.raises(QueueFull, match="of this requester"):
+            await world.submit("more")
+        assert (await world.submit("other", requester_id="other")).fresh
+        assert not (await world.submit("0")).fresh
+        await world.restart(world.limits)
+        with pytest.raises(QueueFull):
+            await world.submit("more")
+        (claim,) = await world.claim()
+        await world.orders.complete(claim.work_order_id, claim.token, b"result")
+        assert (await world.submit("more")).fresh
+        with pytest.raises(QueueFull):
+            await world.submit("and more")
+
+    async def test_one_address_cannot_fill_the_queue(self, world: World) -> None:
+        """Whatever requesters it speaks for. Orders of no known origin are not counted."""
+        await world.restart(Limits(max_queued_per_origin=2))
+        for name in "ab":
+            await world.submit(name, requester_id=name, origin="192.0.2.1")
+        with pytest.raises(QueueFull, match="address"):
+            await world.submit("c", requester_id="c", origin="192.0.2.1")
+        assert (await world.submit("c", requester_id="c", origin="192.0.2.2")).fresh
+        assert (await world.submit("d", requester_id="d")).fresh
+        await world.orders.cancel("a", WITHDRAWN)
+        assert (await world.submit("e", requester_id="e", origin="192.0.2.1")).fresh
+
+    async def test_a_refused_order_takes_no_room(self, world: World) -> None:
+        """Nor does one that turns out to be taken."""
+        await world.finished("a")
+        await world.restart(Limits(max_queued_per_requester=1, max_queued_per_origin=1, max_request=4))
+        for _ in range(3):
+            with pytest.raises(RequestTooLarge):
+                await world.submit("b", b"large", origin="x")
+            with pytest.raises(DuplicateWorkOrder):
+                await world.submit("a", b"[]", origin="x")
+        assert (await world.submit("b", origin="x")).fresh
+
     async def test_a_request_beyond_the_cap_is_refused(self, world: World) -> None:
         """One of just that size is taken."""
         await world.submit("a", bytes(1024 * KIB))
@@ -290,7 +341,7 @@ class OrderStoreConformance(_Conformance):
     # Claims
 
     async def test_orders_are_claimed_in_the_order_of_acceptance(self, world: World) -> None:
-        """Each worker has its own line."""
+        """Those of one requester; each worker has its own line."""
         for name in "abc":
             await world.submit(name)
         await world.submit("z", worker_id="worker-2")
@@ -299,6 +350,109 @@ class OrderStoreConformance(_Conformance):
         assert [claim.attempt for claim in claims] == [1, 1, 1]
         assert await world.claim() == []
         assert await world.orders.claim("worker-3", limit=1, lease=1.0) == []
+
+    async def test_requesters_take_turns(self, world: World) -> None:
+        """One order each, in the order of acceptance within each."""
+        for name in ("a1", "a2", "a3", "a4", "b1", "b2", "c1"):
+            await world.submit(name, requester_id=name[0])
+        claims = await world.claim(4) + await world.claim(9)
+        assert [claim.work_order_id for claim in claims] == ["a1", "b1", "c1", "a2", "b2", "a3", "a4"]
+
+    async def test_a_long_queue_delays_another_requester_by_one_round_at_most(self, world: World) -> None:
+        """Whenever the single order comes."""
+        await world.restart(Limits(max_queued_per_requester=5000))
+        await asyncio.gather(*(world.submit(f"a{i}", requester_id="a") for i in range(5000)))
+        await world.submit("b", requester_id="b")
+        claimed = [claim.work_order_id for claim in await world.claim(2)]
+        assert "b" in claimed
+        await world.claim(100)
+        await world.submit("c", requester_id="c")
+        assert "c" in [claim.work_order_id for claim in await world.claim(2)]
+
+    async def test_an_order_put_back_keeps_its_place_within_its_requester(self, world: World) -> None:
+        """Its requester gets a turn behind those who have one."""
+        for name in ("a1", "b1", "a2", "b2"):
+            await world.submit(name, requester_id=name[0])
+        claims = {claim.work_order_id: claim.token for claim in await world.claim(3)}
+        assert list(claims) == ["a1", "b1", "a2"]
+        await world.orders.release("a2", claims["a2"])
+        await world.orders.release("a1", claims["a1"])
+        assert [claim.work_order_id for claim in await world.claim(9)] == ["b2", "a1", "a2"]
+
+    async def test_a_requester_whose_orders_were_cancelled_has_no_turn(self, world: World) -> None:
+        """And holds up nobody."""
+        for name in ("a1", "b1", "a2"):
+            await world.submit(name, requester_id=name[0])
+        await world.orders.cancel("a1", WITHDRAWN)
+        await world.orders.cancel("a2", WITHDRAWN)
+        assert [claim.work_order_id for claim in await world.claim(9)] == ["b1"]
+
+    async def test_a_follower_hears_of_every_transition(self, world: World) -> None:
+        """In order, until it stops; each with its time and number of attempts."""
+        heard: list[tuple[str, float, int]] = []
+        end = world.orders.follow("a", lambda event: heard.append((event.state, event.at, event.attempts)))
+        now = world.clock.now
+        await world.submit("a", deadline=now + 100)
+        await world.submit("other")
+        (claim, _) = await world.claim(2)
+        world.clock.now += 1
+        await world.orders.release("a", claim.token)
+        (claim,) = await world.claim(lease=5)
+        world.clock.now += 5
+        await world.orders.expire_due()
+        (claim,) = await world.claim()
+        await world.orders.release("a", claim.token, crashed=True)
+        (claim,) = await world.claim()
+        world.clock.now += 1
+        await world.orders.complete("a", claim.token, b"result")
+        assert heard == [
+            ("scheduled", now, 0),
+            ("processing", now, 1),
+            ("scheduled", now + 1, 1),
+            ("processing", now + 1, 2),
+            ("scheduled", now + 6, 2),
+            ("processing", now + 6, 3),
+            ("scheduled", now + 6, 3),
+            ("processing", now + 6, 4),
+            ("completed", now + 7, 4),
+        ]
+        end()
+        end()
+
+    async def test_followers_do_not_disturb_each_other(self, world: World) -> None:
+        """Nor whoever changes the order, whatever they raise."""
+        heard: list[OrderState] = []
+
+        def broken(event: OrderEvent) -> None:
+            raise RuntimeError(event)
+
+        world.orders.follow("a", broken)
+        world.orders.follow("a", lambda event: heard.append(event.state))
+        ended = world.orders.follow("a", lambda event: heard.append(event.state))
+        await world.submit("a")
+        ended()
+        assert (await world.orders.cancel("a", WITHDRAWN)).state is OrderState.CANCELLED
+        assert heard == [OrderState.SCHEDULED, OrderState.SCHEDULED, OrderState.CANCELLED]
+
+    async def test_the_latest_transition_of_an_order(self, world: World) -> None:
+        """In each state, and after a restart."""
+        with pytest.raises(UnknownWorkOrder):
+            await world.orders.latest("a")
+        now = world.clock.now
+        await world.submit("a")
+        assert await world.orders.latest("a") == OrderEvent(
+            work_order_id="a", state=OrderState.SCHEDULED, at=now, attempts=0
+        )
+        world.clock.now += 1
+        (claim,) = await world.claim()
+        latest = await world.orders.latest("a")
+        assert (latest.state, latest.at, latest.attempts) == (OrderState.PROCESSING, now + 1, 1)
+        world.clock.now += 1
+        await world.orders.complete("a", claim.token, b"result")
+        for _ in range(2):
+            latest = await world.orders.latest("a")
+            assert (latest.state, latest.at, latest.attempts) == (OrderState.COMPLETED, now + 2, 1)
+            await world.restart()
 
     async def test_tokens_rise_for_ever(self, world: World) -> None:
         """Over orders, claims of the same order, and restarts."""
@@ -661,7 +815,7 @@ class OrderStoreConformance(_Conformance):
 
     async def test_many_orders_are_purged_in_one_call(self, world: World) -> None:
         """More than fit into one transaction."""
-        await world.restart(Limits())
+        await world.restart(Limits(max_queued_per_requester=2000))
         await asyncio.gather(*(world.submit(f"{i}") for i in range(1200)))
         await asyncio.gather(*(world.orders.cancel(f"{i}", WITHDRAWN) for i in range(1200)))
         assert await world.orders.purge(older_than=0, keep=100) == 1100
@@ -692,6 +846,15 @@ class OrderStoreConformance(_Conformance):
             world.orders.complete("a", claim.token, b"result"), world.orders.purge(older_than=2e9, keep=0)
         )
         assert (await soon(waiting)).result == b"result"
+
+    async def test_orders_that_are_to_be_spared_are_not_purged(self, world: World) -> None:
+        """By age or by number; the next time they may be."""
+        for name in "abc":
+            await world.finished(name)
+        world.clock.now += 10
+        assert await world.orders.purge(older_than=world.clock.now, keep=0, spare=["a", "unknown"]) == 2
+        assert await world.state("a") is OrderState.COMPLETED
+        assert await world.orders.purge(older_than=0, keep=0) == 1
 
     async def test_counts_follow_every_step(self, world: World) -> None:
         """And are the same after a restart, but for claims."""
@@ -778,6 +941,18 @@ class WorkerDirectoryConformance(_Conformance):
         await world.workers.register(worker("d"))
         assert (await world.workers.retrieve("a")).details == b"[2]"
         assert (await world.workers.look_up()).ids == ("a", "b", "c", "d")
+
+    async def test_a_status_outlives_registering_again_where_it_shall(self, world: World) -> None:
+        """What an operator set is not undone by a host that restarts; everything else is replaced."""
+        await world.workers.register(worker("a", status=2), keep_status=True)
+        assert (await world.workers.retrieve("a")).status == 2
+        await world.workers.register(worker("a", details=b"[1]", organization_id="org"), keep_status=True)
+        expected = worker("a", details=b"[1]", organization_id="org", status=2)
+        assert await world.workers.retrieve("a") == expected
+        await world.restart()
+        assert await world.workers.retrieve("a") == expected
+        await world.workers.register(worker("a"))
+        assert (await world.workers.retrieve("a")).status == 1
 
     async def test_details_and_status_change_separately(self, world: World) -> None:
         """Durably, and without touching the rest."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from avalon_service.orders.errors import StoreInUse, StoreTooNew, StoreUnavailable
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002", "0003")
 """The schema revisions that this version knows, oldest first. A test compares them with the migration scripts."""
 
 HEAD = REVISIONS[-1]

@@ -12,14 +12,24 @@ store.faults.lose_answer(
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
+from avalon_service.deliveries.ports import (
+    Delivery,
+    DeliveryCounts,
+    DeliveryState,
+    DeliveryStore,
+    Id,
+    Post,
+)
 from avalon_service.orders.errors import StoreUnavailable
 from avalon_service.orders.ports import (
     Claim,
+    Followed,
     LookUpPage,
     NewOrder,
     OrderCounts,
+    OrderEvent,
     OrderStore,
     Revoked,
     Store,
@@ -27,7 +37,22 @@ from avalon_service.orders.ports import (
     WorkerDirectory,
     WorkerEntry,
 )
+from avalon_service.orders.receipt_ports import (
+    Awaiting,
+    FoundUpdate,
+    NewReceipt,
+    NewReceiptUpdate,
+    Receipt,
+    ReceiptStore,
+    ReceiptUpdate,
+)
 from avalon_service.orders.state import OrderFailure, OrderView
+
+DELIVERIES = "deliveries."
+"""Before a verb of the deliveries, as for receipts."""
+
+RECEIPTS = "receipts."
+"""Before a verb of the receipts: some of them have the names of others."""
 
 
 class InjectedFault(StoreUnavailable):
@@ -69,7 +94,14 @@ class Faults:
             raise InjectedFault(f"{verb} was told to lose its answer")
 
     def _plan(self, verb: str, after: int, times: int, *, carried_out: bool) -> None:
-        if not hasattr(OrderStore, verb) and not hasattr(WorkerDirectory, verb):
+        of_deliveries = verb.startswith(DELIVERIES) and hasattr(DeliveryStore, verb.removeprefix(DELIVERIES))
+        of_receipts = verb.startswith(RECEIPTS) and hasattr(ReceiptStore, verb.removeprefix(RECEIPTS))
+        if (
+            not of_deliveries
+            and not of_receipts
+            and not hasattr(OrderStore, verb)
+            and not hasattr(WorkerDirectory, verb)
+        ):
             raise ValueError(f"got verb {verb!r}, expected one of a port")
         first = self.calls[verb] + after
         self._failing[verb].update(dict.fromkeys(range(first, first + times), carried_out))
@@ -149,6 +181,17 @@ class FaultyOrders:
         self._faults.end("wait", lost)
         return answer
 
+    async def latest(self, work_order_id: str) -> OrderEvent:
+        """See `OrderStore.latest`."""
+        lost = self._faults.begin("latest")
+        answer = await self._inner.latest(work_order_id)
+        self._faults.end("latest", lost)
+        return answer
+
+    def follow(self, work_order_id: str, followed: Followed) -> Callable[[], None]:
+        """See `OrderStore.follow`; never fails."""
+        return self._inner.follow(work_order_id, followed)
+
     async def request_of(self, work_order_id: str) -> bytes | None:
         """See `OrderStore.request_of`."""
         lost = self._faults.begin("request_of")
@@ -169,10 +212,10 @@ class FaultyOrders:
         await self._inner.due_earlier(than)
         self._faults.end("due_earlier", lost)
 
-    async def purge(self, *, older_than: float, keep: int) -> int:
+    async def purge(self, *, older_than: float, keep: int, spare: Collection[str] = ()) -> int:
         """See `OrderStore.purge`."""
         lost = self._faults.begin("purge")
-        answer = await self._inner.purge(older_than=older_than, keep=keep)
+        answer = await self._inner.purge(older_than=older_than, keep=keep, spare=spare)
         self._faults.end("purge", lost)
         return answer
 
@@ -199,10 +242,10 @@ class FaultyWorkers:
         self._inner = inner
         self._faults = faults
 
-    async def register(self, entry: WorkerEntry) -> None:
+    async def register(self, entry: WorkerEntry, *, keep_status: bool = False) -> None:
         """See `WorkerDirectory.register`."""
         lost = self._faults.begin("register")
-        await self._inner.register(entry)
+        await self._inner.register(entry, keep_status=keep_status)
         self._faults.end("register", lost)
 
     async def update(self, worker_id: str, details: bytes) -> None:
@@ -246,8 +289,158 @@ class FaultyWorkers:
         return answer
 
 
+class FaultyDeliveries:
+    """A `DeliveryStore` that fails as planned, before or after another one acts."""
+
+    def __init__(self, inner: DeliveryStore, faults: Faults) -> None:
+        self._inner = inner
+        self._faults = faults
+
+    async def plan(
+        self, work_order_id: str, posts: Sequence[Post], *, call_id: Id, now: float
+    ) -> list[Delivery]:
+        """See `DeliveryStore.plan`."""
+        lost = self._faults.begin(DELIVERIES + "plan")
+        answer = await self._inner.plan(work_order_id, posts, call_id=call_id, now=now)
+        self._faults.end(DELIVERIES + "plan", lost)
+        return answer
+
+    async def pending(self) -> list[Delivery]:
+        """See `DeliveryStore.pending`."""
+        lost = self._faults.begin(DELIVERIES + "pending")
+        answer = await self._inner.pending()
+        self._faults.end(DELIVERIES + "pending", lost)
+        return answer
+
+    async def postpone(self, number: int, *, attempts: int, due_at: float, error: str) -> None:
+        """See `DeliveryStore.postpone`."""
+        lost = self._faults.begin(DELIVERIES + "postpone")
+        await self._inner.postpone(number, attempts=attempts, due_at=due_at, error=error)
+        self._faults.end(DELIVERIES + "postpone", lost)
+
+    async def finish(
+        self, number: int, state: DeliveryState, *, attempts: int, now: float, error: str = ""
+    ) -> None:
+        """See `DeliveryStore.finish`."""
+        lost = self._faults.begin(DELIVERIES + "finish")
+        await self._inner.finish(number, state, attempts=attempts, now=now, error=error)
+        self._faults.end(DELIVERIES + "finish", lost)
+
+    async def counts(self) -> DeliveryCounts:
+        """See `DeliveryStore.counts`."""
+        lost = self._faults.begin(DELIVERIES + "counts")
+        answer = await self._inner.counts()
+        self._faults.end(DELIVERIES + "counts", lost)
+        return answer
+
+    async def page(self, state: DeliveryState, *, limit: int, before: int | None = None) -> list[Delivery]:
+        """See `DeliveryStore.page`."""
+        lost = self._faults.begin(DELIVERIES + "page")
+        answer = await self._inner.page(state, limit=limit, before=before)
+        self._faults.end(DELIVERIES + "page", lost)
+        return answer
+
+    async def purge(self, *, older_than: float, keep: int) -> int:
+        """See `DeliveryStore.purge`."""
+        lost = self._faults.begin(DELIVERIES + "purge")
+        answer = await self._inner.purge(older_than=older_than, keep=keep)
+        self._faults.end(DELIVERIES + "purge", lost)
+        return answer
+
+
+class FaultyReceipts:
+    """A `ReceiptStore` that fails as planned, before or after another one acts."""
+
+    def __init__(self, inner: ReceiptStore, faults: Faults) -> None:
+        self._inner = inner
+        self._faults = faults
+
+    async def create(self, new: NewReceipt) -> Receipt:
+        """See `ReceiptStore.create`."""
+        lost = self._faults.begin(RECEIPTS + "create")
+        answer = await self._inner.create(new)
+        self._faults.end(RECEIPTS + "create", lost)
+        return answer
+
+    async def update(
+        self, new: NewReceiptUpdate, *, room: int | None = None, settles: bool = False
+    ) -> ReceiptUpdate:
+        """See `ReceiptStore.update`."""
+        lost = self._faults.begin(RECEIPTS + "update")
+        answer = await self._inner.update(new, room=room, settles=settles)
+        self._faults.end(RECEIPTS + "update", lost)
+        return answer
+
+    async def settle(self, work_order_id: str) -> None:
+        """See `ReceiptStore.settle`."""
+        lost = self._faults.begin(RECEIPTS + "settle")
+        await self._inner.settle(work_order_id)
+        self._faults.end(RECEIPTS + "settle", lost)
+
+    def awaits(self, work_order_id: str) -> bool:
+        """See `ReceiptStore.awaits`; never fails."""
+        return self._inner.awaits(work_order_id)
+
+    async def awaiting(self, worker_id: str, *, tag: str = "", limit: int = 100) -> Awaiting:
+        """See `ReceiptStore.awaiting`."""
+        lost = self._faults.begin(RECEIPTS + "awaiting")
+        answer = await self._inner.awaiting(worker_id, tag=tag, limit=limit)
+        self._faults.end(RECEIPTS + "awaiting", lost)
+        return answer
+
+    async def retrieve(self, work_order_id: str) -> Receipt:
+        """See `ReceiptStore.retrieve`."""
+        lost = self._faults.begin(RECEIPTS + "retrieve")
+        answer = await self._inner.retrieve(work_order_id)
+        self._faults.end(RECEIPTS + "retrieve", lost)
+        return answer
+
+    async def retrieve_update(
+        self, work_order_id: str, index: int | None, *, updater_id: str | None = None
+    ) -> FoundUpdate:
+        """See `ReceiptStore.retrieve_update`."""
+        lost = self._faults.begin(RECEIPTS + "retrieve_update")
+        answer = await self._inner.retrieve_update(work_order_id, index, updater_id=updater_id)
+        self._faults.end(RECEIPTS + "retrieve_update", lost)
+        return answer
+
+    async def look_up(
+        self,
+        *,
+        worker_service_id: str | None = None,
+        worker_id: str | None = None,
+        requester_id: str | None = None,
+        status: int | None = None,
+        tag: str = "",
+        limit: int = 100,
+    ) -> LookUpPage:
+        """See `ReceiptStore.look_up`."""
+        lost = self._faults.begin(RECEIPTS + "look_up")
+        answer = await self._inner.look_up(
+            worker_service_id=worker_service_id,
+            worker_id=worker_id,
+            requester_id=requester_id,
+            status=status,
+            tag=tag,
+            limit=limit,
+        )
+        self._faults.end(RECEIPTS + "look_up", lost)
+        return answer
+
+    async def purge(self, *, older_than: float) -> int:
+        """See `ReceiptStore.purge`."""
+        lost = self._faults.begin(RECEIPTS + "purge")
+        answer = await self._inner.purge(older_than=older_than)
+        self._faults.end(RECEIPTS + "purge", lost)
+        return answer
+
+    async def close(self) -> None:
+        """See `ReceiptStore.close`; never fails."""
+        await self._inner.close()
+
+
 class FaultyStore:
-    """Both ports of another store, failing as planned."""
+    """All ports of another store, failing as planned."""
 
     def __init__(self, inner: Store, faults: Faults | None = None) -> None:
         self._inner = inner
@@ -255,6 +448,8 @@ class FaultyStore:
         """The plan, to be changed at any time."""
         self.orders = FaultyOrders(inner.orders, self.faults)
         self.workers = FaultyWorkers(inner.workers, self.faults)
+        self.deliveries = FaultyDeliveries(inner.deliveries, self.faults)
+        self.receipts = FaultyReceipts(inner.receipts, self.faults)
 
     async def close(self) -> None:
         """Close the store behind; never fails."""

@@ -14,6 +14,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     max_queued: int = 10_000
     """Open orders: more would only wait longer than their requesters do."""
+    max_queued_per_requester: int = 1_000
+    """Open orders of one requester id. Ids are free to choose, so this keeps order among the honest."""
+    max_queued_per_origin: int = 0
+    """Open orders that came from one place (`NewOrder.origin`). 0: as many as there is room for."""
     max_crashes: int = 5
     """How often an enclave may die under an order before the order fails."""
     max_request: int = 32 * MIB
@@ -28,6 +32,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds for which the id of a purged order cannot be used again."""
 
     def __post_init__(self) -> None:
-        for name in ("max_queued", "max_crashes", "max_request"):
+        for name in ("max_queued", "max_queued_per_requester", "max_crashes", "max_request"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"got {name} {value}, expected at least 1")
+        if self.max_queued_per_origin < 0:
+            raise ValueError(f"got max_queued_per_origin {self.max_queued_per_origin}, expected 0 or more")

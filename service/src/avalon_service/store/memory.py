@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from avalon_service.orders.errors import StoreClosed
+from avalon_service.orders.errors import StoreClosed, UnknownWorker
 from avalon_service.orders.ports import LookUpPage, WorkerEntry
 from avalon_service.orders.state import Order, OrderState
 from avalon_service.store.directory import Directory
 from avalon_service.store.journal import Acceptance, Change, Conflict, Purged
 from avalon_service.store.limits import Limits
+from avalon_service.store.memory_deliveries import MemoryDeliveries, MemoryDeliveryJournal
+from avalon_service.store.memory_receipts import MemoryReceipts, ReceiptShelf
 from avalon_service.store.orders import BookedOrders
 
 
@@ -22,6 +25,8 @@ class MemoryJournal:
     def __init__(self) -> None:
         self.epoch = 0
         self.workers = Directory()
+        self.receipts = ReceiptShelf()
+        self.deliveries = MemoryDeliveryJournal()
         self._open: dict[str, tuple[Order, bytes]] = {}
         self._finished: dict[str, tuple[Order, bytes]] = {}  # in the order of finishing
         self._tombstones: dict[str, tuple[bytes, float]] = {}
@@ -95,9 +100,12 @@ class MemoryWorkers:
         self._directory = directory
         self._closed = False
 
-    async def register(self, entry: WorkerEntry) -> None:
+    async def register(self, entry: WorkerEntry, *, keep_status: bool = False) -> None:
         """See `WorkerDirectory.register`."""
         self._check_open()
+        if keep_status:
+            with contextlib.suppress(UnknownWorker):
+                entry = replace(entry, status=self._directory.retrieve(entry.worker_id).status)
         self._directory.put(self._directory.number_for(entry.worker_id), entry)
 
     async def update(self, worker_id: str, details: bytes) -> None:
@@ -156,11 +164,15 @@ class MemoryStore:
         self.journal.epoch += 1
         self.orders = BookedOrders(self.journal, clock=clock, limits=limits or Limits())
         self.workers = MemoryWorkers(self.journal.workers)
+        self.receipts = MemoryReceipts(self.journal.receipts, clock=clock)
+        self.deliveries = MemoryDeliveries(self.journal.deliveries)
 
     async def close(self) -> None:
         """Close both ports."""
         await self.orders.close()
         await self.workers.close()
+        await self.receipts.close()
+        await self.deliveries.close()
 
 
 def _finished_at(order: Order) -> tuple[float, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from avalon_service.orders import state
@@ -23,12 +23,21 @@ from avalon_service.orders.errors import (
     StoreUnavailable,
     UnknownWorkOrder,
 )
-from avalon_service.orders.ports import Claim, NewOrder, OrderCounts, Revoked, Submission
+from avalon_service.orders.ports import (
+    Claim,
+    Followed,
+    NewOrder,
+    OrderCounts,
+    OrderEvent,
+    Revoked,
+    Submission,
+)
 from avalon_service.orders.state import Order, OrderFailure, OrderState, OrderView
 from avalon_service.store.book import Book, Entry
 from avalon_service.store.journal import Acceptance, Change, Conflict, Journal
 from avalon_service.store.limits import Limits
 from avalon_service.store.recent import RecentOrders
+from avalon_service.store.shares import Shares
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +64,8 @@ class BookedOrders:
         self._book = Book()
         self._kept_bytes = 0
         self._arriving: dict[str, _Arrival] = {}
+        self._of_requesters = Shares(limits.max_queued_per_requester)
+        self._of_origins = Shares(limits.max_queued_per_origin)
         self._recent = RecentOrders(limits.recent_bytes)
         self._numbers = itertools.count((journal.epoch << _EPOCH_BITS) + 1)
         self._tokens = itertools.count((journal.epoch << _EPOCH_BITS) + 1)
@@ -65,9 +76,11 @@ class BookedOrders:
         self._asking: dict[str, int] = {}
         self._idle: dict[str, set[asyncio.Future[bool]]] = {}
         self._watchers: dict[str, list[Revoked]] = {}
+        self._followers: dict[str, list[Followed]] = {}
         self._sleepers: dict[asyncio.Future[None], float | None] = {}
         self._closed = False
         for order, request in journal.open_orders():
+            self._of_requesters.take(order.requester_id)
             self._book.add(Entry(order, self._keep(request)))
 
     # Submitters
@@ -87,11 +100,8 @@ class BookedOrders:
         recent = self._recent.get(work_order_id)
         if recent is not None:
             return _repeated(new, recent)
+        self._check_room(new)
         limits = self._limits
-        if len(self._book) + len(self._arriving) >= limits.max_queued:
-            raise QueueFull(
-                f"{limits.max_queued} orders are open, which is as many as are accepted; try again later"
-            )
         if len(new.request) > limits.max_request:
             size = len(new.request)
             raise RequestTooLarge(work_order_id, f"got {size} bytes, expected at most {limits.max_request}")
@@ -104,9 +114,8 @@ class BookedOrders:
             accepted_at=self._clock(),
             deadline=new.deadline,
         )
-        arrival = _Arrival(self, order, new.request)
-        self._arriving[work_order_id] = arrival
-        self._journal.accept(arrival)
+        arrival = _Arrival(self, order, new.request, new.origin)
+        self._journal.accept(self._announce(arrival))
         conflict = await arrival.answer
         if conflict is None:
             return Submission(fresh=True, order=order.view())
@@ -152,6 +161,29 @@ class BookedOrders:
             if not self._asking[work_order_id]:
                 del self._asking[work_order_id]
 
+    async def latest(self, work_order_id: str) -> OrderEvent:
+        """See `OrderStore.latest`."""
+        self._check_open()
+        entry = self._book.find(work_order_id)
+        if entry is not None:
+            return _event(entry.order, entry.since)
+        order = await self._final(work_order_id)
+        assert order.finished_at is not None
+        return _event(order, order.finished_at)
+
+    def follow(self, work_order_id: str, followed: Followed) -> Callable[[], None]:
+        """See `OrderStore.follow`."""
+        self._followers.setdefault(work_order_id, []).append(followed)
+
+        def end() -> None:
+            followers = self._followers.get(work_order_id, [])
+            if followed in followers:
+                followers.remove(followed)
+            if not followers:
+                self._followers.pop(work_order_id, None)
+
+        return end
+
     async def request_of(self, work_order_id: str) -> bytes | None:
         """See `OrderStore.request_of`."""
         self._check_open()
@@ -191,6 +223,7 @@ class BookedOrders:
                 self._expire(entry, now)
                 continue
             book.claim(entry, state.claim(order, token=next(self._tokens), until=until, now=now))
+            self._changed(entry, now)
             taken.append(entry)
         if not taken:
             return []
@@ -291,7 +324,7 @@ class BookedOrders:
         finally:
             self._sleepers.pop(future, None)
 
-    async def purge(self, *, older_than: float, keep: int) -> int:
+    async def purge(self, *, older_than: float, keep: int, spare: Collection[str] = ()) -> int:
         """See `OrderStore.purge`."""
         self._check_open()
         number = 0
@@ -300,7 +333,7 @@ class BookedOrders:
             purged = await self._journal.purge(
                 older_than=older_than,
                 surplus=max(0, sum(self._finished.values()) - keep),
-                spare=frozenset(self._asking),
+                spare=frozenset(spare).union(self._asking),
                 now=now,
                 forget_before=now - self._limits.tombstone_horizon,
             )
@@ -342,14 +375,18 @@ class BookedOrders:
     def accepted(self, arrival: _Arrival) -> None:
         """Show an order that is durable now."""
         order = arrival.order
-        self._book.add(Entry(order, self._keep(arrival.request)))
+        entry = Entry(order, self._keep(arrival.request), arrival.origin)
+        self._book.add(entry)
+        self._changed(entry, order.accepted_at)
         self._wake_idle(order.worker_id)
         if order.deadline is not None:
             self._wake_sleepers(order.deadline)
 
-    def arrived(self, arrival: _Arrival) -> None:
+    def arrived(self, arrival: _Arrival, *, refused: bool) -> None:
         """Forget an order that is on its way to the disk no more."""
         del self._arriving[arrival.order.work_order_id]
+        if refused:
+            self._make_room(arrival.order, arrival.origin)
 
     def written(self, writing: _Writing) -> None:
         """Show the new state of an order that is durable now."""
@@ -357,10 +394,12 @@ class BookedOrders:
         if order.state is _SCHEDULED:
             self._put_back += 1
             self._book.replace(entry, order)
+            self._changed(entry, self._clock())
             self._wake_idle(order.worker_id)
             return
         before = entry.order
         self._book.remove(entry)
+        self._make_room(order, entry.origin)
         if entry.request is not None:
             self._kept_bytes -= len(entry.request)
         self._finished[order.state] += 1
@@ -368,6 +407,9 @@ class BookedOrders:
         for waiting in self._waiting.pop(order.work_order_id, ()):
             if not waiting.done():
                 waiting.set_result(order)
+        if order.work_order_id in self._followers:
+            assert order.finished_at is not None
+            self._tell(_event(order, order.finished_at))
         if before.state is _PROCESSING and order.state in {OrderState.CANCELLED, OrderState.EXPIRED}:
             self._revoke(order, before.token)
 
@@ -387,6 +429,45 @@ class BookedOrders:
     def _check_open(self) -> None:
         if self._closed:
             raise StoreClosed
+
+    def _check_room(self, new: NewOrder) -> None:
+        limits = self._limits
+        if len(self._book) + len(self._arriving) >= limits.max_queued:
+            raise QueueFull(
+                f"{limits.max_queued} orders are open, which is as many as are accepted; try again later"
+            )
+        if self._of_requesters.full(new.requester_id):
+            raise QueueFull(
+                f"{limits.max_queued_per_requester} orders of this requester are open, which is as many as one "
+                "may have; try again when some are finished"
+            )
+        if self._of_origins.full(new.origin):
+            raise QueueFull(
+                f"{limits.max_queued_per_origin} orders from this address are open, which is as many as one "
+                "may have; try again when some are finished"
+            )
+
+    def _announce(self, arrival: _Arrival) -> _Arrival:
+        self._arriving[arrival.order.work_order_id] = arrival
+        self._of_requesters.take(arrival.order.requester_id)
+        self._of_origins.take(arrival.origin)
+        return arrival
+
+    def _make_room(self, order: Order, origin: str) -> None:
+        self._of_requesters.give_back(order.requester_id)
+        self._of_origins.give_back(origin)
+
+    def _changed(self, entry: Entry, at: float) -> None:
+        entry.since = at
+        if self._followers and entry.order.work_order_id in self._followers:
+            self._tell(_event(entry.order, at))
+
+    def _tell(self, event: OrderEvent) -> None:
+        for followed in tuple(self._followers.get(event.work_order_id, ())):
+            try:
+                followed(event)
+            except Exception:  # noqa: BLE001 # a follower's fault must not reach whoever changed the order
+                _log.exception("a follower failed on work order %s", event.work_order_id)
 
     def _keep(self, request: bytes | None) -> bytes | None:
         if request is None or len(request) > self._limits.kept_request:
@@ -410,6 +491,7 @@ class BookedOrders:
     def _return(self, entry: Entry, scheduled: Order) -> None:
         self._put_back += 1
         self._book.put_back(entry, scheduled)
+        self._changed(entry, self._clock())
         self._wake_idle(scheduled.worker_id)
 
     async def _settled(self, work_order_id: str) -> Entry | None:
@@ -499,11 +581,12 @@ class BookedOrders:
 
 
 class _Arrival(Acceptance):
-    __slots__ = ("_end", "_orders", "answer")
+    __slots__ = ("_end", "_orders", "answer", "origin")
 
-    def __init__(self, orders: BookedOrders, order: Order, request: bytes) -> None:
+    def __init__(self, orders: BookedOrders, order: Order, request: bytes, origin: str) -> None:
         super().__init__(order, request)
         self._orders = orders
+        self.origin = origin
         self._end: asyncio.Future[None] | None = None
         self.answer: asyncio.Future[Conflict | None] = asyncio.get_running_loop().create_future()
 
@@ -514,7 +597,7 @@ class _Arrival(Acceptance):
         await asyncio.shield(self._end)
 
     def settle(self, trouble: StoreUnavailable | Conflict | None) -> None:
-        self._orders.arrived(self)
+        self._orders.arrived(self, refused=trouble is not None)
         if trouble is None:
             self._orders.accepted(self)
         answer = self.answer
@@ -555,7 +638,12 @@ def _claim(order: Order, request: bytes) -> Claim:
         request=request,
         deadline=order.deadline,
         attempt=order.attempts,
+        requester_id=order.requester_id,
     )
+
+
+def _event(order: Order, at: float) -> OrderEvent:
+    return OrderEvent(work_order_id=order.work_order_id, state=order.state, at=at, attempts=order.attempts)
 
 
 def _repeated(new: NewOrder, known: Order) -> Submission:

@@ -28,6 +28,8 @@ from avalon_service.store.directory import Directory
 from avalon_service.store.journal import Acceptance, Change, Conflict, Purged
 from avalon_service.store.limits import Limits
 from avalon_service.store.orders import BookedOrders
+from avalon_service.store.sqlite_deliveries import SqliteDeliveries
+from avalon_service.store.sqlite_receipts import SqliteReceipts, load_awaiting
 
 _T = TypeVar("_T")
 Row = tuple[Any, ...]
@@ -53,6 +55,16 @@ class SqliteStore:
             SqliteJournal(self._committer, self._reader, opened), clock=clock, limits=limits
         )
         self.workers = SqliteWorkers(self._committer, opened.workers)
+        self.deliveries = SqliteDeliveries(
+            write=functools.partial(_put, self._committer), read=self._reader.read
+        )
+        self._receipts_reader = _Reader(opened.receipts_reader)
+        self.receipts = SqliteReceipts(
+            write=functools.partial(_put, self._committer),
+            read=self._receipts_reader.read,
+            awaiting=opened.awaiting,
+            clock=clock,
+        )
         self._closed = False
 
     @classmethod
@@ -76,8 +88,10 @@ class SqliteStore:
             return
         self._closed = True
         await self.orders.close()
+        await self.receipts.close()
         await self._committer.close()
         await self._reader.close()
+        await self._receipts_reader.close()
         self._lock.release()
 
 
@@ -142,9 +156,9 @@ class SqliteWorkers:
         for number, entry in entries:
             self._directory.put(number, entry)
 
-    async def register(self, entry: WorkerEntry) -> None:
+    async def register(self, entry: WorkerEntry, *, keep_status: bool = False) -> None:
         """See `WorkerDirectory.register`."""
-        await self._change(functools.partial(_register, entry=entry))
+        await self._change(functools.partial(_register, entry=entry, keep_status=keep_status))
 
     async def update(self, worker_id: str, details: bytes) -> None:
         """See `WorkerDirectory.update`."""
@@ -257,10 +271,13 @@ def _read_request(connection: sqlite3.Connection, work_order_id: str) -> bytes |
 class _Opened(msgspec.Struct, frozen=True, kw_only=True):
     writer: sqlite3.Connection
     reader: sqlite3.Connection
+    receipts_reader: sqlite3.Connection
     epoch: int
     orders: list[tuple[Order, bytes | None]]
     finished: dict[OrderState, int]
     workers: list[tuple[int, WorkerEntry]]
+    awaiting: list[str]
+    """Work orders whose receipts await their worker's word."""
 
 
 def _open(path: Path, limits: Limits) -> tuple[DatabaseLock, _Opened]:
@@ -277,13 +294,17 @@ def _open(path: Path, limits: Limits) -> tuple[DatabaseLock, _Opened]:
             epoch = writer.execute("UPDATE store SET epoch = epoch + 1 RETURNING epoch").fetchone()[0]
             reader = connect(path, read_only=True)
             undo.callback(reader.close)
+            receipts_reader = connect(path, read_only=True)
+            undo.callback(receipts_reader.close)
             opened = _Opened(
                 writer=writer,
                 reader=reader,
+                receipts_reader=receipts_reader,
                 epoch=epoch,
                 orders=_load_orders(reader, limits),
                 finished=_load_finished(reader),
                 workers=_load_workers(reader),
+                awaiting=load_awaiting(reader),
             )
         except (sqlite3.Error, OSError) as error:
             raise StoreUnavailable(f"the database {path} cannot be opened: {error}") from error
@@ -506,12 +527,15 @@ def _purge(
     )
 
 
-def _register(connection: sqlite3.Connection, *, entry: WorkerEntry) -> tuple[int, WorkerEntry]:
-    number = connection.execute(
+def _register(
+    connection: sqlite3.Connection, *, entry: WorkerEntry, keep_status: bool
+) -> tuple[int, WorkerEntry]:
+    status = "status" if keep_status else "excluded.status"
+    row = connection.execute(
         "INSERT INTO workers (worker_id, worker_type, organization_id, application_type_ids, details, status)"
         " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (worker_id) DO UPDATE SET worker_type = excluded.worker_type,"
         " organization_id = excluded.organization_id, application_type_ids = excluded.application_type_ids,"
-        " details = excluded.details, status = excluded.status RETURNING number",
+        f" details = excluded.details, status = {status} RETURNING {_WORKER_COLUMNS}",
         (
             entry.worker_id,
             entry.worker_type,
@@ -520,8 +544,8 @@ def _register(connection: sqlite3.Connection, *, entry: WorkerEntry) -> tuple[in
             entry.details,
             entry.status,
         ),
-    ).fetchone()[0]
-    return number, entry
+    ).fetchone()
+    return _worker(row)
 
 
 def _update(
