@@ -42,13 +42,14 @@ from avalon_core.protocol.orders import decode_request, encode_request, encode_r
 from avalon_core.protocol.workers import decode_details
 
 WORKER = "bench"
-DISTINCT = 200
+ORDERS = 3000
+"""Sealed for one row. None is sent twice: the enclave answers a repetition from memory."""
 
 
 def drafts():
-    for number in range(DISTINCT):
+    for _ in range(ORDERS):
         yield OrderDraft(
-            work_order_id=f"{number:064x}",
+            work_order_id=os.urandom(32).hex(),
             worker_id=worker_id_of(WORKER),
             workload_id=workload_id_of("echo-result"),
             requester_id="aa" * 32,
@@ -67,7 +68,7 @@ def bare(suite, seconds):
     orders = sealed(WorkerPublicKeys(rsa=keys.rsa.public_key, hpke=keys.hpke.public_key), suite)
     count, began, cpu = 0, time.monotonic(), time.process_time()
     while time.monotonic() - began < seconds:
-        request = decode_request(orders[count % DISTINCT])
+        request = decode_request(orders[count % ORDERS])
         opened = open_order(request, unlock(request, keys))
         encode_result(seal_result(opened, [Item(index=0, data=b"RESULT: " + opened.inputs[0].data)], signer))
         count += 1
@@ -134,14 +135,14 @@ class Enclave:
     def measure(self, orders, depth, seconds):
         began, cpu, handle, done = time.monotonic(), self.cpu(), 0, 0
         for _ in range(depth):
-            self.send(Process(handle=handle, request=orders[handle % DISTINCT]))
+            self.send(Process(handle=handle, request=orders[handle]))
             handle += 1
         for message in self.receive():
             if not isinstance(message, Done):
                 continue
             done += 1
-            if time.monotonic() - began < seconds:
-                self.send(Process(handle=handle, request=orders[handle % DISTINCT]))
+            if handle < len(orders) and time.monotonic() - began < seconds:
+                self.send(Process(handle=handle, request=orders[handle]))
                 handle += 1
             elif done == handle:
                 break
@@ -162,8 +163,8 @@ def main():
         f"{'suite':16} {'depth':>5} {'orders/s':>9} {'CPU us/order':>13} {'bare us':>8} {'busy us':>8} {'ratio':>6}"
     )
     for suite in arguments.suites.split(","):
-        orders = sealed(enclave.keys, suite)
         for depth in map(int, arguments.depths.split(",")):
+            orders = sealed(enclave.keys, suite)
             alone, busy = bare_twice(suite, arguments.seconds / 2)
             rate, cpu = enclave.measure(orders, depth, arguments.seconds)
             print(f"{suite:16} {depth:5} {rate:9.0f} {cpu:13.0f} {alone:8.0f} {busy:8.0f} {cpu / busy:6.2f}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import urllib.parse
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,8 @@ class Caller:
         self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
         self._token = token_of(service)
         self.calls = 0
+        self.seen: dict[str, Counter[int | str]] = {name: Counter() for name in self.document.methods}
+        """How often each method was answered with each code, or with a result."""
 
     def close(self) -> None:
         self._connection.close()
@@ -44,7 +47,16 @@ class Caller:
         assert response.status == 200, (response.status, raw[:500])
         answer: dict[str, Any] = json.loads(raw)
         self.check(method, answer)
+        self.seen[method][answer["error"]["code"] if "error" in answer else "result"] += 1
         return answer
+
+    def show(self) -> str:
+        """What was seen, a line a method."""
+        return "\n".join(
+            f"  {method}: {', '.join(f'{what} {times}x' for what, times in sorted(seen.items(), key=str))}"
+            f" (declared: {sorted(self.document.codes(method))})"
+            for method, seen in self.seen.items()
+        )
 
     def check(self, method: str, answer: Mapping[str, Any]) -> None:
         assert answer["jsonrpc"] == "2.0"

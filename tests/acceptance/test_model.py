@@ -38,10 +38,10 @@ from avalon_core.protocol.orders import decode_result
 from avalon_core.protocol.receipts import update_digest
 from avalon_core.protocol.workers import decode_record
 
-EXAMPLES = int(os.environ.get("AVALON_MODEL_EXAMPLES", "18"))
+EXAMPLES = int(os.environ.get("AVALON_MODEL_EXAMPLES", "250"))
 STEPS = 35
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(120 + EXAMPLES * 10)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(120 + EXAMPLES)]
 
 PENDING, COMPLETED, PROCESSED, FAILED, REJECTED = range(5)
 ANY_STATUS, LAST = 255, 0xFFFFFFFF
@@ -775,6 +775,6 @@ def test_the_service_does_what_the_model_says(service: ServiceProcess) -> None:
         )
     finally:
         caller.close()
-    print(f"{caller.calls} calls")
+    print(f"{caller.calls} calls:\n{caller.show()}")
     assert "call failed" not in service.log
     assert "Traceback" not in service.log

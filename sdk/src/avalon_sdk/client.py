@@ -341,7 +341,7 @@ class AvalonClient:
         Args:
             worker_type: 1 TEE, 2 MPC, 3 ZK; 0: any.
             organization_id: hex; None: any.
-            application_type_ids: hex; a worker matches that is for one of them. None of them: any.
+            application_type_ids: hex; a worker matches that is for all of them. None: any worker.
             timeout: seconds for all of it.
 
         Raises:

@@ -134,7 +134,7 @@ class WorkerLookUpParams(
     application_type_id: (
         Annotated[str, Meta(max_length=66)] | Annotated[tuple[str, ...], Meta(max_length=64)] | None
     ) = None
-    """One or several; a worker matches that offers any of them."""
+    """One or several; a worker matches that is for all of them."""
 
 
 _Tag = Annotated[str, Meta(max_length=256)]
