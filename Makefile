@@ -13,7 +13,7 @@ bin := .venv/bin
 projects := $(wildcard */pyproject.toml)
 JOBS ?= 2
 
-.PHONY: help demo test lint bench ci fmt lock clean readme vectors setup
+.PHONY: help demo test lint bench ci fmt lock clean readme vectors docs setup
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,10 +41,14 @@ readme: .venv/.stamp-dev ## Run the commands that README.md shows and compare wh
 vectors: .venv/.stamp-dev ## Check that the committed vectors are what the code makes
 	$(bin)/python scripts/make_vectors.py --check
 
+docs: .venv/.stamp-dev ## Make the API documentation, in build/api
+	$(bin)/python scripts/make_api_docs.py
+
 ci: ## Everything that must pass before a change is merged
 	@$(MAKE) lint
 	@$(MAKE) vectors
 	@$(MAKE) readme
+	@$(MAKE) docs
 	@$(MAKE) test
 
 bench: .venv/.stamp-dev ## Measure

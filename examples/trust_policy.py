@@ -1,6 +1,6 @@
 """A trust policy in a file: which workers may see the data.
 
-    python trust_policy.py [POLICY]     default: trust.toml beside this file
+    python trust_policy.py [POLICY]     default: trust.toml beside this file, which admits nobody until you change it
 
 An empty policy admits nobody. A policy for production lists the measurements of enclaves that you built yourself, or that
 somebody whom you trust has published, and accepts no simulator.

@@ -216,7 +216,7 @@ class OrderHandle:
         """Everything that another process needs to wait for the order, verify its result and open it.
 
         SECRET: whoever has the bytes can read the result. They hold no inputs and no signing key. Give them to
-        :meth:`AvalonClient.resume`, or let an :class:`OrderJournal` keep them.
+        :meth:`avalon_sdk.AvalonClient.resume`, or let an :class:`OrderJournal` keep them.
         """
         saved = SavedOrder(
             address=self._transport.address,

@@ -156,8 +156,8 @@ class OutputKey:
         2. Outputs travel as the request's templates say; those that do not open under this key are somebody else's.
 
         Args:
-            request: the order as it was sent (:attr:`OrderHandle.request`).
-            result: the result as it came (:attr:`OrderOutcome.raw`).
+            request: the order as it was sent (:attr:`avalon_sdk.OrderHandle.request`).
+            result: the result as it came (:attr:`avalon_sdk.OrderOutcome.raw`).
             worker: as the owner checked it.
 
         Raises:

@@ -106,7 +106,9 @@ def unlock(request: WorkOrderRequest, keys: WorkerKeys) -> OrderKeys:
     """
     own = len(wrapped_own_keys(request))
     if own > MAX_OWN_KEYS:
-        raise invalid_order(f"items have {own} keys of their own: expected at most {MAX_OWN_KEYS} in one order")
+        raise invalid_order(
+            f"items have {own} keys of their own: expected at most {MAX_OWN_KEYS} in one order"
+        )
     if request.is_hpke:
         fault = form_fault(request)
         if fault is not None:

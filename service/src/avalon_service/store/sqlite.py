@@ -530,12 +530,12 @@ def _purge(
 def _register(
     connection: sqlite3.Connection, *, entry: WorkerEntry, keep_status: bool
 ) -> tuple[int, WorkerEntry]:
-    status = "status" if keep_status else "excluded.status"
     row = connection.execute(
         "INSERT INTO workers (worker_id, worker_type, organization_id, application_type_ids, details, status)"
         " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (worker_id) DO UPDATE SET worker_type = excluded.worker_type,"
         " organization_id = excluded.organization_id, application_type_ids = excluded.application_type_ids,"
-        f" details = excluded.details, status = {status} RETURNING {_WORKER_COLUMNS}",
+        " details = excluded.details, status = CASE WHEN ? THEN status ELSE excluded.status END"
+        " RETURNING number, worker_id, worker_type, organization_id, application_type_ids, details, status",
         (
             entry.worker_id,
             entry.worker_type,
@@ -543,6 +543,7 @@ def _register(
             msgspec.json.encode(entry.application_type_ids).decode(),
             entry.details,
             entry.status,
+            keep_status,
         ),
     ).fetchone()
     return _worker(row)
