@@ -156,6 +156,29 @@ async def test_a_forged_receipt_is_refused_when(service, what, forge, said):
             await client.retrieve_receipt(handle)
 
 
+async def test_the_worker_s_answer_cannot_be_shown_as_an_application_s_remark(service):
+    async with service.client() as client:
+        handle = await finished(client)
+        await client.create_receipt(handle, REQUESTER)
+        await client.retrieve_receipt(handle)
+        [word] = service.receipts.updates[handle.work_order_id]
+        # A response whose hash begins with digits: one in some two hundred does.
+        signed = sign_update(
+            service._signing_key,
+            work_order_id=handle.work_order_id,
+            updater_id=word.updater_id,
+            update_type=2,
+            update_data=encode_base64(b"\xe7\xae\xb4" + bytes(29)),
+        )
+        assert signed.update_data.startswith("5660")
+        service.forge_receipt = lambda receipt: receipt.update(receiptCurrentStatus=0)
+        service.forge_update = lambda update: update.update(
+            updateType=25660, updateData=signed.update_data[4:], updateSignature=signed.update_signature
+        )
+        with pytest.raises(ReceiptRefused, match="two ways"):
+            await client.retrieve_receipt(handle)
+
+
 async def test_a_receipt_of_another_order_is_refused(service):
     async with service.client() as client:
         one, other = await finished(client), await finished(client)

@@ -87,9 +87,15 @@ class DirectoryWriter:
 
     async def _write(self, write: RegistryWrite, signer: SigningKey | None, deadline: Deadline) -> None:
         signed = write if signer is None else self._signed(write, signer)
-        await self._retry.persist(
-            lambda: self._transport.write_worker(signed, timeout=deadline.left), deadline
-        )
+
+        async def call() -> None:
+            await self._transport.write_worker(signed, timeout=deadline.left)
+
+        if signer is not None or isinstance(write, WorkerRegisterParams):
+            # Where it arrived and its answer was lost, it would be refused the second time: tell the caller the truth.
+            await call()
+        else:
+            await self._retry.persist(call, deadline)
 
     def _signed(self, write: RegistryWrite, signer: SigningKey) -> RegistryWrite:
         """With a nonce larger than that of every write before: milliseconds since the epoch."""

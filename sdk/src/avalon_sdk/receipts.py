@@ -13,7 +13,8 @@ Each update of it:
 
 3. *Order.* It names the order that was asked for.
 4. *Signature.* It verifies under its updater's key: of the worker that of its appraised record, of the requester that of the
-   creation, of anybody else the one that it names. (Whose that is, is for the reader to know.)
+   creation, of anybody else the one that it names. (Whose that is, is for the reader to know.) What was signed says one
+   thing: the digest joins type and data without a length, so type 2 with data 560... could be shown as type 2560.
 5. *Right.* Only the worker and the requester set the status.
 6. *Response.* Where a verified result is at hand, an update that names a response names that very one.
 
@@ -41,6 +42,7 @@ from avalon_core.protocol.encodings import decode_base64, encode_base64
 from avalon_core.protocol.errors import GeneralCode, GeneralError
 from avalon_core.protocol.ids import WorkOrderId
 from avalon_core.protocol.receipts import (
+    HASH_CHARS,
     ReceiptLookUpResult,
     ReceiptResult,
     ReceiptStatus,
@@ -357,6 +359,10 @@ def verified_update(
         raise _refused(
             receipt.work_order_id, f"{which} was not signed by the {by}'s key: {exc.message}"
         ) from exc
+    if _reads_as_a_status(found):
+        raise _refused(
+            receipt.work_order_id, f"{which} can be read in two ways, one of which sets the status"
+        )
     if by == "other" and sets_status(found.update_type):
         raise _refused(
             receipt.work_order_id, f"{which} sets the status, and is by neither worker nor requester"
@@ -369,6 +375,16 @@ def verified_update(
         data=found.update_data,
         key=key,
         agrees_with=_agreement(found, receipt, by, handle, which),
+    )
+
+
+def _reads_as_a_status(found: ReceiptUpdateResult) -> bool:
+    """An application's own update whose signature would serve for one that names a response, too."""
+    signed = f"{found.update_type}{found.update_data}"
+    return (
+        not sets_status(found.update_type)
+        and names_response(int(signed[0]))
+        and len(signed) == 1 + HASH_CHARS
     )
 
 

@@ -197,9 +197,7 @@ class WorkerFinder:
                 f"worker {name or listed.worker_id} takes no orders: got status {listed.status!r}, expected "
                 "'active'. Choose another worker, or ask the operator."
             )
-        if worker.simulated and not self._warned:
-            self._warned = True
-            self._warn(worker)
+        self._warn_once(worker)
         return worker
 
     def _trusted(self, listed: ListedWorker, name: str | None) -> TrustedWorker:
@@ -208,6 +206,11 @@ class WorkerFinder:
         return TrustedWorker(
             worker_id=listed.worker_id, name=name, record=listed.record, appraised=listed.appraised
         )
+
+    def _warn_once(self, worker: TrustedWorker) -> None:
+        if worker.simulated and not self._warned:
+            self._warned = True
+            self._warn(worker)
 
     def _warn(self, worker: TrustedWorker) -> None:
         message = (
@@ -259,7 +262,9 @@ class WorkerFinder:
         """
         report, appraised = appraise_worker(record, self.policy, worker_id=worker_id)
         listed = ListedWorker(worker_id=worker_id, record=record, report=report, appraised=appraised)
-        return self._trusted(listed, name)
+        worker = self._trusted(listed, name)
+        self._warn_once(worker)
+        return worker
 
     async def _ids(self, deadline: Deadline, criteria: WorkerCriteria) -> AsyncIterator[WorkerId]:
         tag: str | None = None

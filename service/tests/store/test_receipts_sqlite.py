@@ -4,7 +4,6 @@ upgrade of a database that had none."""
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -63,18 +62,15 @@ QUICK = {
 }
 
 
-async def test_look_ups_stay_quick_with_many_receipts(store: SqliteStore, path: Path) -> None:
+async def test_look_ups_among_many_receipts_are_exact(store: SqliteStore, path: Path) -> None:
+    """That they are quick as well is told by their plan, below; a clock would tell how busy the machine is."""
     fill(path, MANY)
     for sentence, (criteria, total) in QUICK.items():
-        began = time.perf_counter()
         page = await store.receipts.look_up(**criteria)  # type: ignore[arg-type]
-        first = time.perf_counter() - began
         assert (page.total, len(page.ids)) == (total, min(total, 100)), sentence
-        assert first < 0.5, sentence  # some 5 ms; without the index some seconds on a database of this size
         if page.tag:
-            began = time.perf_counter()
-            await store.receipts.look_up(tag=page.tag, **criteria)  # type: ignore[arg-type]
-            assert time.perf_counter() - began < 0.1, sentence
+            following = await store.receipts.look_up(tag=page.tag, **criteria)  # type: ignore[arg-type]
+            assert not set(following.ids) & set(page.ids), sentence
 
 
 @pytest.mark.parametrize("column", [column for column, _ in _INDICES])

@@ -8,7 +8,7 @@ import anyio
 
 from avalon_sdk.cli.exits import ExitCode
 from avalon_sdk.cli.kept import Asked, at_second, note_state, present_state
-from avalon_sdk.cli.output import remark, show, show_json
+from avalon_sdk.cli.output import SIMULATED_NOTE, remark, show, show_json
 from avalon_sdk.cli.submitting import outcome_as_json, progress, show_outcome
 from avalon_sdk.cli.trusting import read_key
 from avalon_sdk.client import AvalonClient
@@ -59,6 +59,8 @@ async def show_order(asked: Asked, *, waits: bool) -> ExitCode:
                 except ResultTimeout:
                     if waits:
                         raise
+    if outcome is not None and outcome.simulated:
+        remark(SIMULATED_NOTE)
     if code is ExitCode.FAILED or outcome is not None:
         note_state(entry, described["state"])
     if asked.as_json:
