@@ -59,7 +59,7 @@ class _Client(asyncio.Protocol):
         self._answers = answers
         self._finished = finished
         self._parser = httptools.HttpResponseParser(self)
-        self._body = b""
+        self._body: list[bytes] = []
         self._began = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -80,11 +80,11 @@ class _Client(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def on_body(self, body: bytes) -> None:
-        self._body += body
+        self._body.append(body)
 
     def on_message_complete(self) -> None:
-        self._answers.append((time.perf_counter() - self._began, self._body))
-        self._body = b""
+        self._answers.append((time.perf_counter() - self._began, b"".join(self._body)))
+        self._body = []
         self._next()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -87,7 +87,10 @@ def show(progress: Progress) -> None:
         if progress.simulated and progress.step is Step.WORKER_CHECKED
         else ""
     )
-    console.print(f"   [green]✓[/green] {words[progress.step]}: {progress.detail}{mark}", soft_wrap=True)
+    console.print(
+        f"   [green]✓[/green] {words.get(progress.step, progress.step)}: {progress.detail}{mark}",
+        soft_wrap=True,
+    )
 
 
 async def order(client: AvalonClient, title: str, workload: str, items: list[str]) -> OrderOutcome:

@@ -188,6 +188,19 @@ async def test_a_failure_while_watched_comes_out_as_itself(service):
     assert handle.failure is caught.value
 
 
+async def test_what_an_observer_raises_comes_out_as_itself(service):
+    service.pause()
+
+    def observe(progress: Progress) -> None:
+        if progress.step is Step.SCHEDULED:
+            raise LookupError("my own fault")
+
+    async with service.client() as client:
+        handle = await client.submit("echo-result", ["a"], on_progress=observe)
+        with pytest.raises(LookupError, match="my own fault"):
+            await handle.result()
+
+
 async def test_over_http(http_service):
     service = http_service.service
     service.pause()

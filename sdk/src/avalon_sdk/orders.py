@@ -417,13 +417,16 @@ class OrderHandle:
             return await self._wait(deadline, timeout)
         outcome: OrderOutcome | None = None
         failure: AvalonClientError | None = None
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._watch, deadline)
-            try:
-                outcome = await self._wait(deadline, timeout)
-            except AvalonClientError as exc:
-                failure = exc  # raised in here it would come out as a group of one
-            group.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._watch, deadline)
+                try:
+                    outcome = await self._wait(deadline, timeout)
+                except AvalonClientError as exc:
+                    failure = exc  # raised in here it would come out as a group of one
+                group.cancel_scope.cancel()
+        except ExceptionGroup as exc:
+            raise exc.exceptions[0] from exc  # the caller's own observer raised it
         if outcome is None:
             raise failure or ResultTimeout(self.work_order_id, timeout)
         return outcome

@@ -35,6 +35,10 @@ from avalon_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
+CHECKED_CHARS = 256 * 1024
+"""Base64 of items up to this length is checked before acceptance. A longer one would hold the event loop, and with it
+everybody else, for tens of milliseconds; the enclave refuses it with the same code."""
+
 BUSY_RETRY_SECONDS = 1
 """The hint that goes with code 8."""
 
@@ -97,7 +101,7 @@ class OrderService:
         raw = bytes(params)
         try:
             request = decode_request(raw)
-            request.check_encodings()
+            request.check_encodings(CHECKED_CHARS)
             return await self._submit(request, raw, wait, call_id, origin)
         except WorkOrderError as exc:
             raise _naming(exc, raw) from None
