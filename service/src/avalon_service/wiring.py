@@ -24,11 +24,11 @@ from avalon_service.hosts.host import HostState, WorkerHost
 from avalon_service.hosts.process import EnclaveEnded
 from avalon_service.hosts.receipts import ReceiptDesk
 from avalon_service.listener.app import Listener
-from avalon_service.listener.corked import CorkedProtocol
 from avalon_service.listener.departures import Departures
 from avalon_service.listener.events import EventStreams
 from avalon_service.listener.methods import Methods
 from avalon_service.listener.pages import ServicePages
+from avalon_service.listener.protocol import CorkedProtocol
 from avalon_service.listener.receipts import ReceiptMethods
 from avalon_service.listener.registry import RegistryMethods
 from avalon_service.listener.work_orders import WorkOrderMethods

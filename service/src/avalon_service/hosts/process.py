@@ -37,6 +37,7 @@ from avalon_core.channel.messages import (
     encode_message,
 )
 from avalon_core.errors import ChannelError
+from avalon_service.corking import CorkedTransport
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class EnclaveProcess(asyncio.Protocol):
         self._process = process
         self._on_answer = on_answer
         self._decoder = FrameDecoder()
-        self._transport: asyncio.Transport | None = None
+        self._transport: CorkedTransport | None = None
         self._writable = asyncio.Event()
         self._writable.set()
         self._started: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
@@ -103,7 +104,8 @@ class EnclaveProcess(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods without the base class.
-        self._transport = cast("asyncio.Transport", transport)
+        beneath = cast("asyncio.Transport", transport)
+        self._transport = CorkedTransport(beneath, asyncio.get_running_loop())
 
     def data_received(self, data: bytes) -> None:
         try:

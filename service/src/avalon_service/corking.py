@@ -1,15 +1,12 @@
-"""One write a response: uvicorn writes head and body apart, and each write is a system call.
+"""A transport that gathers writes, so that what is written within one turn of the event loop is one system call.
 
-The transport that uvicorn's protocol gets holds what is written until the event loop's next turn, then writes it
-all at once: two system calls an order fewer.
+uvicorn writes the head and the body of a response apart, and a host hands over several orders at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
-
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from typing import Any
 
 
 class CorkedTransport:
@@ -40,10 +37,3 @@ class CorkedTransport:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._beneath, name)
-
-
-class CorkedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol over a corked transport."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast("asyncio.Transport", CorkedTransport(transport, self.loop)))
