@@ -345,6 +345,10 @@ class BookedOrders:
             if not purged.more:
                 return number
 
+    def open_count(self) -> int:
+        """How many orders are open."""
+        return len(self._book)
+
     async def counts(self) -> OrderCounts:
         """See `OrderStore.counts`."""
         finished = self._finished

@@ -54,6 +54,7 @@ class SqliteStore:
         self.orders = BookedOrders(
             SqliteJournal(self._committer, self._reader, opened), clock=clock, limits=limits
         )
+        self._committer.crowd = self.orders.open_count
         self.workers = SqliteWorkers(self._committer, opened.workers)
         self.deliveries = SqliteDeliveries(
             write=functools.partial(_put, self._committer), read=self._reader.read
