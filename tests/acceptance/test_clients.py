@@ -32,7 +32,8 @@ BODY_SECONDS = 3.0
 PROMPT = 5.0
 KIB, MIB = 1024, 1024 * 1024
 MAX_BYTES_OF_A_CLIENT = 60 * KIB
-MAX_LEFT_BEHIND = 30 * MIB
+MAX_GROWTH = 30 * MIB
+"""Between one wave of clients and the next."""
 
 _FOREVER = """
 import time
@@ -102,7 +103,7 @@ async def calls_under_way(requester: Requester) -> int:
 
 async def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
     async with asyncio.timeout(seconds):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 (another process)
             await asyncio.sleep(0.1)
 
 
@@ -112,13 +113,15 @@ async def never_ending(requester: Requester, service: ServiceProcess) -> AsyncIt
     sealed = requester.seal([b"x"], workload="test-forever")
     request = sealed.request
     assert (await requester.submit(sealed))["error"]["code"] == 5
-    yield request.work_order_id
     params = {
         "workOrderId": request.work_order_id,
         "requesterId": request.requester_id,
         "encryptedRequestHash": request.encrypted_request_hash,
     }
-    assert (await requester.call("WorkOrderCancel", params))["error"]["code"] == 0
+    try:
+        yield request.work_order_id
+    finally:
+        assert (await requester.call("WorkOrderCancel", params))["error"]["code"] == 0
 
 
 def http(body: bytes, *, wait: int = 0, length: int | None = None) -> bytes:
@@ -166,7 +169,11 @@ async def connect(service: ServiceProcess, request: bytes, count: int) -> list[W
 
 
 async def test_thousands_that_wait(service: ServiceProcess, requester: Requester) -> None:
-    """They cost memory alone, and give it back."""
+    """They cost memory alone, and what one wave of them took serves the next.
+
+    It does not go back to the system at once, or not at all: of what the first wave took, some is garbage that is
+    collected when there is more of it, and some lies between what is still in use. So the peaks are compared.
+    """
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FILES
     count = min(CLIENTS, allowed)
     if count < CLIENTS:
@@ -174,9 +181,9 @@ async def test_thousands_that_wait(service: ServiceProcess, requester: Requester
     async with never_ending(requester, service) as work_order_id:
         request = http(encode_call("WorkOrderGetResult", {"workOrderId": work_order_id}, 1), wait=120)
         await prompt(requester)
-        left_behind = []
+        peaks = []
         before = memory(service)
-        for round_ in (1, 2):
+        for round_ in (1, 2, 3):
             connecting = asyncio.create_task(connect(service, request, count))
             slowest = 0.0
             while not connecting.done():
@@ -185,20 +192,21 @@ async def test_thousands_that_wait(service: ServiceProcess, requester: Requester
             clients = await connecting
             await until(lambda: _reached(requester, count))
             await asyncio.sleep(2.5)  # by then the service looks out for their departure
-            each = (memory(service) - before) / count
+            peaks.append(memory(service))
+            each = (peaks[-1] - before) / count
             slowest = max([slowest, *[await prompt(requester) for _ in range(3)]])
             assert not any(client.answer for client in clients)
             for client in clients:
                 client.reset()
             await until(lambda: _nobody(requester))
             await asyncio.sleep(1)
-            left_behind.append(memory(service) - before)
             print(
-                f"  round {round_}: {count} clients wait, {each / KIB:.1f} KiB each; others were served within "
-                f"{slowest:.2f} s; {left_behind[-1] / MIB:.1f} MiB left behind of {before / MIB:.0f} MiB"
+                f"  wave {round_}: {count} clients wait, {each / KIB:.1f} KiB each; others were served within "
+                f"{slowest:.2f} s; memory {before / MIB:.0f} MiB before, {peaks[-1] / MIB:.0f} MiB meanwhile, "
+                f"{memory(service) / MIB:.0f} MiB after"
             )
             assert each < MAX_BYTES_OF_A_CLIENT
-        assert left_behind[-1] < MAX_LEFT_BEHIND
+        assert max(peaks) - peaks[0] < MAX_GROWTH
         await prompt(requester)
 
 
@@ -221,7 +229,7 @@ async def test_those_who_wait_get_the_answer(service: ServiceProcess, requester:
         await prompt(requester)
     stayed = clients[1::2]
     async with asyncio.timeout(10):
-        while not all(client.answer.endswith(b"}}}") for client in stayed):
+        while not all(client.answer.endswith(b"}}}") for client in stayed):  # noqa: ASYNC110 (a thousand protocols)
             await asyncio.sleep(0.05)
     assert all(b"cancelled by its requester" in client.answer for client in stayed)
     await until(lambda: _nobody(requester))

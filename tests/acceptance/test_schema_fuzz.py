@@ -125,7 +125,7 @@ def mutated(
                 name = draw(st.sampled_from(sorted(properties)))
                 params[name] = draw(valid(properties[name], document.resolve))
             case "extra":
-                params[draw(st.text(max_size=12))] = draw(anything)
+                params[draw(st.text(max_size=12) | st.just("long" * 5000))] = draw(anything)
             case "inside" if known:
                 name = draw(st.sampled_from(known))
                 params[name] = _changed_within(draw, params[name])

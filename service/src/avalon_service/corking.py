@@ -28,6 +28,8 @@ class CorkedTransport:
     def _flush(self) -> None:
         if self._held:
             held, self._held = self._held, []
+            if self._beneath.is_closing():
+                return  # the other end went away meanwhile: asyncio would drop this, but uvloop raises
             self._beneath.write(held[0] if len(held) == 1 else b"".join(held))
 
     def close(self) -> None:

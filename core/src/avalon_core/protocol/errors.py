@@ -17,6 +17,9 @@ from typing import Any, ClassVar
 
 from avalon_core.errors import AvalonError
 
+MAX_FAULT_CHARS = 300
+"""An answer about a bad request must not be as large as the request."""
+
 
 class RpcCode(enum.IntEnum):
     """JSON-RPC 2.0, section 5.1."""
@@ -139,6 +142,15 @@ def invalid_order(message: str) -> WorkOrderError:
 def failed_order(message: str) -> WorkOrderError:
     """Code 1: the order could not be processed."""
     return WorkOrderError(WorkOrderCode.FAILED, message)
+
+
+def brief(fault: Exception) -> str:
+    """What a decoder found wrong with what came from outside, for an answer.
+
+    Decoders name an unknown member in full, and a name can be as long as the body.
+    """
+    text = str(fault)
+    return text if len(text) <= MAX_FAULT_CHARS else f"{text[:MAX_FAULT_CHARS]}..."
 
 
 def wire_error(

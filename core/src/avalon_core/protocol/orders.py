@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from avalon_core.errors import EncodingError
 from avalon_core.protocol.encodings import decode_base64
-from avalon_core.protocol.errors import WorkOrderCode, WorkOrderError, invalid_order
+from avalon_core.protocol.errors import WorkOrderCode, WorkOrderError, brief, invalid_order
 from avalon_core.protocol.ids import HEX_ID, Base64Str, HexStr, RequesterId, WorkerId, WorkloadId, WorkOrderId
 from avalon_core.protocol.limits import (
     MAX_DATA_CHARS,
@@ -225,9 +225,6 @@ _request_decoder = msgspec.json.Decoder(WorkOrderRequest)
 _result_decoder = msgspec.json.Decoder(WorkOrderResult)
 _encoder = msgspec.json.Encoder()
 
-_MAX_FAULT_CHARS = 300
-"""An answer about a bad request must not be as large as the request."""
-
 
 def decode_request(params: bytes | msgspec.Raw) -> WorkOrderRequest:
     """Decode and validate the params of WorkOrderSubmit in one pass.
@@ -238,7 +235,7 @@ def decode_request(params: bytes | msgspec.Raw) -> WorkOrderRequest:
     try:
         return _request_decoder.decode(params)
     except msgspec.ValidationError as exc:
-        raise invalid_order(f"invalid params: {_brief(exc)}") from None
+        raise invalid_order(f"invalid params: {brief(exc)}") from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise invalid_order("invalid params: expected a JSON object") from None
 
@@ -258,19 +255,13 @@ def decode_result(result: bytes | msgspec.Raw) -> WorkOrderResult:
         return _result_decoder.decode(result)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
         raise WorkOrderError(
-            WorkOrderCode.UNKNOWN, f"the service answered something that is not a result: {_brief(exc)}"
+            WorkOrderCode.UNKNOWN, f"the service answered something that is not a result: {brief(exc)}"
         ) from None
 
 
 def encode_result(result: WorkOrderResult) -> bytes:
     """The result as JSON."""
     return _encoder.encode(result)
-
-
-def _brief(exc: Exception) -> str:
-    """What the decoder found. It names an unknown member in full, and a name can be as long as the body."""
-    text = str(exc)
-    return text if len(text) <= _MAX_FAULT_CHARS else f"{text[:_MAX_FAULT_CHARS]}..."
 
 
 def _require_base64(text: str, what: str) -> None:

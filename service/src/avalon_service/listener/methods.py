@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from avalon_core.protocol.errors import RpcCode, RpcError, WireError
+from avalon_core.protocol.errors import RpcCode, RpcError, WireError, brief
 from avalon_core.protocol.jsonrpc import Call, Id, encode_error
 from avalon_service.registry.operator import Headers
 
@@ -64,7 +64,7 @@ def decode_params(decoder: msgspec.json.Decoder[_P], call: Call, refuse: Callabl
     try:
         return decoder.decode(call.params)
     except msgspec.ValidationError as exc:
-        raise refuse(f"invalid params: {exc}") from None
+        raise refuse(f"invalid params: {brief(exc)}") from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise refuse("invalid params: expected a JSON object") from None
 

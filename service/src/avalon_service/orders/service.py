@@ -16,7 +16,7 @@ import msgspec
 from avalon_core.crypto.cancellation import check_cancellation
 from avalon_core.crypto.orders import nonce_reuse
 from avalon_core.protocol.cancellation import WorkOrderCancelParams
-from avalon_core.protocol.errors import WorkerStatus, WorkOrderCode, WorkOrderError, invalid_order
+from avalon_core.protocol.errors import WorkerStatus, WorkOrderCode, WorkOrderError, brief, invalid_order
 from avalon_core.protocol.jsonrpc import Id
 from avalon_core.protocol.orders import GetResultParams, WorkOrderRequest, decode_request
 from avalon_service.deliveries.deliverer import Deliverer
@@ -182,7 +182,7 @@ class OrderService:
         try:
             order_id = _get_result_decoder.decode(params).work_order_id
         except msgspec.ValidationError as exc:
-            raise _naming(invalid_order(f"invalid params: {exc}"), bytes(params)) from None
+            raise _naming(invalid_order(f"invalid params: {brief(exc)}"), bytes(params)) from None
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             raise invalid_order("invalid params: expected a JSON object") from None
         try:
@@ -212,7 +212,7 @@ class OrderService:
         try:
             cancellation = _cancel_decoder.decode(params)
         except msgspec.ValidationError as exc:
-            raise _naming(invalid_order(f"invalid params: {exc}"), bytes(params)) from None
+            raise _naming(invalid_order(f"invalid params: {brief(exc)}"), bytes(params)) from None
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             raise invalid_order("invalid params: expected a JSON object") from None
         order_id = cancellation.work_order_id
