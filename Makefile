@@ -45,6 +45,7 @@ docs: .venv/.stamp-dev ## Make the API documentation, in build/api
 	$(bin)/python scripts/make_api_docs.py
 
 ci: ## Everything that must pass before a change is merged
+	@scripts/test_tools.sh
 	@$(MAKE) lint
 	@$(MAKE) vectors
 	@$(MAKE) readme

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import resource
@@ -302,7 +303,7 @@ async def test_bodies_at_the_cap_and_over_it(service: ServiceProcess, requester:
         for size, expected, code in ((MAX_BODY - 1, 200, 2), (MAX_BODY, 200, 2), (MAX_BODY + 1, 413, -32600)):
             body = of(size)
             assert len(body) == size
-            for data in (body, chunks(body)):
+            for data in (io.BytesIO(body), chunks(body)):
                 async with session.post(service.url, data=data) as answer:
                     assert answer.status == expected
                     envelope = json.loads(await answer.read())

@@ -38,7 +38,7 @@ from avalon_core.protocol.orders import decode_result
 from avalon_core.protocol.receipts import update_digest
 from avalon_core.protocol.workers import decode_record
 
-EXAMPLES = int(os.environ.get("AVALON_MODEL_EXAMPLES", "130"))
+EXAMPLES = int(os.environ.get("AVALON_MODEL_EXAMPLES", "200"))
 STEPS = 60
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(120 + EXAMPLES)]
