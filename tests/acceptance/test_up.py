@@ -112,3 +112,19 @@ async def test_a_workload_that_fails_leaks_nothing(
     for path in [service.log_path, *(tmp_path / "data").rglob("*")]:
         if path.is_file():
             assert canary.encode() not in path.read_bytes(), path
+
+
+async def test_slow_workloads_delay_nobody_else(
+    start: Start, session: aiohttp.ClientSession, slow_workload: Path
+) -> None:
+    service = start(environment={"PYTHONPATH": str(slow_workload)}).wait_ready()
+    requester = Requester(service.url, session)
+    await requester.meet_worker()
+    slow = [requester.seal([b"25"], workload="test-sleep") for _ in range(4)]
+    for order in slow:
+        assert (await requester.submit(order))["error"]["code"] == 5
+    for suite in ("~avalon-hpke-1", "avalon"):
+        quick = requester.seal([b"x"], suite=suite)
+        assert requester.open(quick, await requester.submit(quick, wait=15)) == [b"RESULT: x"]
+    # They were overtaken: none of the slow ones is done.
+    assert [(await requester.result(order, wait=0))["error"]["code"] for order in slow] == [5] * 4

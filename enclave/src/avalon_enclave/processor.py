@@ -17,7 +17,9 @@ An order that comes again byte for byte is answered with the result that it was 
 Every refusal is a :class:`WorkOrderError`, whose message quotes nothing of the order.
 """
 
+import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from avalon_core.crypto.dialects import WorkerKeys
@@ -59,6 +61,10 @@ class Processor:
 
     accept_legacy: bool = False
     replay: ReplayGuard = field(default_factory=ReplayGuard, repr=False)
+    turn: AbstractContextManager[object] = field(default_factory=threading.Lock, repr=False)
+    """Orders of our suite are opened and sealed one at a time: their cryptography is a handful of calls of some
+    microseconds that each let go of the interpreter, and many threads doing so spend more on taking turns than they
+    win. RSA's millisecond runs beside it, and so does every workload."""
 
     def process(
         self, params: bytes, registered_key: str | None, control: Control, *, receipt: bool = False
@@ -84,17 +90,20 @@ class Processor:
         if again is not None:
             update = self.sign_receipt(params, again) if receipt else None
             return Processed(result=again, legacy=False, receipt=update)
-        runtime = self._runtime_of(request)  # 2
-        legacy = self._check_legacy(request)  # 3
-        keys = unlock(request, self.keys)  # 4
-        opened = open_order(request, keys, registered_key=_load_registered(registered_key))  # 5
-        if keys.own and not request.is_hpke and not self.accept_legacy:  # 6
-            _check_owned(opened)
-        _check_inputs(opened, runtime.limits)  # 7
-        self.replay.admit(request.work_order_id, print_)  # 8
+        turn = self.turn if request.is_hpke else nullcontext()
+        with turn:
+            runtime = self._runtime_of(request)  # 2
+            legacy = self._check_legacy(request)  # 3
+            keys = unlock(request, self.keys)  # 4
+            opened = open_order(request, keys, registered_key=_load_registered(registered_key))  # 5
+            if keys.own and not request.is_hpke and not self.accept_legacy:  # 6
+                _check_owned(opened)
+            _check_inputs(opened, runtime.limits)  # 7
+            self.replay.admit(request.work_order_id, print_)  # 8
         outputs = runtime.run(opened.inputs, self._context_of(request, registered_key), control)  # 9
-        sealed = seal_result(opened, outputs, self.signer)  # 10
-        encoded = encode_result(sealed)
+        with turn:
+            sealed = seal_result(opened, outputs, self.signer)  # 10
+            encoded = encode_result(sealed)
         result = self.replay.settle(request.work_order_id, print_, encoded)
         if not receipt:
             return Processed(result=result, legacy=legacy)

@@ -67,8 +67,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     accept_legacy: bool | None = None
     """Accept orders that repeat a (key, iv) pair, as the original's clients send. None: as the profile says."""
 
-    enclave_threads: Annotated[int, Meta(ge=1, le=256)] = 2
-    """Orders that one enclave processes at the same time."""
+    enclave_threads: Annotated[int, Meta(ge=1, le=256)] = 8
+    """Orders that one enclave processes at the same time. More than there are cores, so that a few slow workloads
+    delay nobody else."""
 
     in_flight: _Count = 64
     """Orders handed to one enclave and not yet answered."""
