@@ -4,15 +4,13 @@ Every event has a least interval between two reports, so that nobody can flood t
 What was held back is counted in the next report (``suppressed``).
 """
 
+import builtins
 import enum
 import threading
 import time
 from collections.abc import Callable
 
 from avalon_core.channel.messages import Log
-
-MAX_TYPE_NAME_CHARS = 64
-"""Names of exception types come from workloads' code: long ones are not repeated."""
 
 
 class Event(enum.StrEnum):
@@ -91,6 +89,19 @@ class Journal:
 
 
 def type_name(error: BaseException | str) -> str:
-    """The name of an error's type: all that is ever told of an error inside a workload."""
+    """The name of an error's type: all that is ever told of an error inside a workload.
+
+    Only names that Python or the enclave itself defines: a type that a workload makes can be named by its data.
+    """
     name = error if isinstance(error, str) else type(error).__name__
-    return name if name.isidentifier() and len(name) <= MAX_TYPE_NAME_CHARS else "Exception"
+    return name if name in _TELLABLE else "Exception"
+
+
+_TELLABLE = frozenset(
+    {
+        name
+        for name, value in vars(builtins).items()
+        if isinstance(value, type) and issubclass(value, BaseException)
+    }
+    | {"ChildDied", "OutputRefused", "WorkOrderError", "ChannelError", "EncodingError", "DecryptionFailed"}
+)
