@@ -213,7 +213,7 @@ def test_keys_that_do_not_open_are_refused_and_never_replaced(start_enclave, tmp
     sealed = first.configure(keys="sealed").sealed_keys
     cases = [
         ("other-state", sealed, {}, "Bring back the platform state"),
-        ("state", sealed[:-1] + b"x", {}, "was changed"),
+        ("state", sealed[:-1] + bytes([sealed[-1] ^ 1]), {}, "was changed"),
         ("state", b"foreign", {}, "not one that a simulated platform sealed"),
         ("state", sealed, {"worker_name": "another"}, "belong to another worker"),
         ("state", sealed, {"tenant": "somebody"}, "belong to another worker"),
