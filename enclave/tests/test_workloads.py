@@ -229,6 +229,8 @@ def test_the_journal_holds_back_what_comes_too_often_and_counts_it():
 def test_a_type_name_that_is_none_is_not_repeated():
     assert type_name(type("my diagnosis: ...", (Exception,), {})()) == "Exception"
     assert type_name(type("A" * 65, (Exception,), {})()) == "Exception"
+    assert type_name(type("diabetes", (Exception,), {})()) == "Exception", "a name can be made of plaintext"
+    assert type_name("diabetes") == "Exception", "and a child can say any"
     assert type_name(KeyError("secret")) == "KeyError"
 
 

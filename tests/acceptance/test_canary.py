@@ -280,7 +280,8 @@ async def test_the_marker_and_the_keys_are_nowhere_but_in_the_enclave(
 ) -> None:
     requester = Eavesdropper(service.url, session)
     await requester.meet_worker()
-    marker = secrets.token_hex(20).encode()
+    # A letter first: it must be able to pass for a name, as that of an exception type.
+    marker = f"m{secrets.token_hex(20)}".encode()
     await every_way(requester, service, marker)
     keys = private_keys(service)
     hidden = [marker, *keys]
