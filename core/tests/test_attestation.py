@@ -16,9 +16,9 @@ from avalon_core.attestation import (
     Verdict,
     appraise_worker,
     report_data,
-    simulated,
 )
-from avalon_core.attestation.binding import REPORT_DATA_BYTES
+from avalon_core.attestation.first import simulated
+from avalon_core.attestation.first.binding import REPORT_DATA_BYTES
 from avalon_core.crypto.signing import SigningKey, digest_of_text
 from avalon_core.errors import EvidenceError, PolicyViolation, SignatureMismatch
 from avalon_core.protocol.workers import KeyBinding, WorkerDetails, WorkerRecord, WorkerTypeData

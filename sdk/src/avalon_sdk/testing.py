@@ -21,7 +21,8 @@ from typing import Any
 import anyio
 import msgspec
 
-from avalon_core.attestation import TrustPolicy, report_data, simulated
+from avalon_core.attestation import TrustPolicy, report_data
+from avalon_core.attestation.first import simulated
 from avalon_core.crypto.cancellation import check_cancellation
 from avalon_core.crypto.dialects import WorkerKeys
 from avalon_core.crypto.orders import Item, open_order, seal_result, unlock

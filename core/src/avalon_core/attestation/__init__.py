@@ -5,16 +5,16 @@ kind takes: a signature to an accepted root, claims, a policy. Production accept
 evidence fails there like any other forgery.
 """
 
-from avalon_core.attestation.appraisal import (
+from avalon_core.attestation.first.appraisal import (
     AppraisalReport,
     AppraisedWorker,
     Check,
     Verdict,
     appraise_worker,
 )
-from avalon_core.attestation.binding import report_data
-from avalon_core.attestation.claims import Claims
-from avalon_core.attestation.policy import AnyMeasurementUNSAFE, Measurements, TrustPolicy
+from avalon_core.attestation.first.binding import report_data
+from avalon_core.attestation.first.claims import Claims
+from avalon_core.attestation.first.policy import AnyMeasurementUNSAFE, Measurements, TrustPolicy
 
 __all__ = [
     "AnyMeasurementUNSAFE",

@@ -19,7 +19,7 @@ KEY_ENCRYPTION_ALGORITHM = "RSA-OAEP-3072"
 
 
 class KeyBinding(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What the evidence's report data commits to besides the keys (see :func:`avalon_core.attestation.binding`)."""
+    """What the evidence's report data commits to besides the keys (see :func:`avalon_core.attestation.first.binding`)."""
 
     worker_id: str
     """The worker that these keys are of: a record cannot be given out as another worker's."""

@@ -20,7 +20,7 @@ import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from avalon_core.attestation import simulated
+from avalon_core.attestation.first import simulated
 from avalon_core.crypto import aead
 from avalon_core.errors import DecryptionFailed
 from avalon_core.protocol.encodings import encode_fields

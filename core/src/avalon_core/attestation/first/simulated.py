@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from avalon_core.attestation.claims import Claims
+from avalon_core.attestation.first.claims import Claims
 from avalon_core.crypto.signing import SigningKey, VerificationKey
 from avalon_core.errors import EvidenceError, SignatureMismatch
 from avalon_core.protocol.encodings import encode_fields

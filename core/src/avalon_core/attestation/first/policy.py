@@ -3,7 +3,7 @@
 from collections.abc import Set
 from dataclasses import dataclass
 
-from avalon_core.attestation.simulated import SIMULATOR_ROOT_PEM
+from avalon_core.attestation.first.simulated import SIMULATOR_ROOT_PEM
 
 
 @dataclass(frozen=True, slots=True)

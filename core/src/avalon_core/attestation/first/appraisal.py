@@ -17,10 +17,10 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from avalon_core.attestation import simulated
-from avalon_core.attestation.binding import report_data
-from avalon_core.attestation.claims import Claims
-from avalon_core.attestation.policy import TrustPolicy
+from avalon_core.attestation.first import simulated
+from avalon_core.attestation.first.binding import report_data
+from avalon_core.attestation.first.claims import Claims
+from avalon_core.attestation.first.policy import TrustPolicy
 from avalon_core.crypto.dialects import WorkerPublicKeys
 from avalon_core.crypto.sealing import load_hpke_public_key, load_rsa_public_key
 from avalon_core.crypto.signing import VerificationKey, digest_of_text, load_verification_key
