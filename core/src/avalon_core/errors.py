@@ -6,6 +6,8 @@
     ├── SignatureMismatch        a signature that does not verify
     ├── DecryptionFailed         ciphertext that does not open under the key at hand
     ├── ChannelError             a frame or message between host and enclave that breaks the rules
+    ├── SessionClosed            an attested session between enclaves that takes nothing any more
+    ├── HandshakeRefused         a peer with which no attested session is made
     ├── EvidenceError            evidence that cannot be read (attestation)
     ├── PolicyViolation          evidence that was read and is not acceptable (attestation)
     └── WireError                (space, code) pairs that travel to the requester (protocol.errors)
@@ -51,3 +53,16 @@ class EvidenceError(AvalonError):
 
 class PolicyViolation(AvalonError):
     """The attestation evidence is not acceptable under the policy in force."""
+
+
+class SessionClosed(AvalonError):
+    """The attested session is closed."""
+
+
+class HandshakeRefused(AvalonError):
+    """No attested session is made with this peer."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        """``reason``: a few words of a fixed list, for counters and the peer; ``message``: for the own log."""
+        self.reason = reason
+        super().__init__(f"{reason}: {message}")

@@ -4,6 +4,7 @@
     └── EnclaveError
         ├── StartRefused       the command line, the configuration or the installation is wrong (exit code 2)
         │   └── KeysRefused    the sealed keys are not this worker's, or do not open (exit code 3)
+        ├── PoolStateRefused   the keys and manifest of a pool, or a change of them, that cannot be
         └── SealingFailed      a platform could not unseal
 
 Exit codes: 0 ended as told (Shutdown, or the host closed the channel), 2 and 3 as above, 4 the host broke the rules
@@ -39,3 +40,7 @@ class KeysRefused(StartRefused):
 
 class SealingFailed(EnclaveError):
     """The blob was not sealed by this platform for this enclave, or was changed."""
+
+
+class PoolStateRefused(EnclaveError):
+    """The state of the pool, or the change of it, cannot be."""

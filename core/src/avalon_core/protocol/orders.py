@@ -269,3 +269,17 @@ def _require_base64(text: str, what: str) -> None:
         decode_base64(text, what=what)
     except EncodingError as exc:
         raise ValueError(exc.message) from None
+
+
+def header_of(request: WorkOrderRequest) -> bytes:
+    """The request in JSON without its items' data: all that the secrets of an order depend on.
+
+    In a pool it is what the key management enclave is shown of an order.
+    """
+    return msgspec.json.encode(
+        msgspec.structs.replace(
+            request,
+            in_data=tuple(msgspec.structs.replace(item, data=Base64Str("")) for item in request.in_data),
+            out_data=tuple(msgspec.structs.replace(item, data=Base64Str("")) for item in request.out_data),
+        )
+    )
