@@ -14,6 +14,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import psutil
@@ -88,20 +89,20 @@ def bare_twice(suite, seconds):
 
 class Enclave:
     def __init__(self, threads):
+        self.directory = tempfile.TemporaryDirectory()
+        quoting_socket = f"{self.directory.name}/quoting"
+        # The enclave waits for it; it is idle afterwards.
+        self.quoting = subprocess.Popen(
+            [sys.executable, "-m", "avalon_service.quoting", "--socket", quoting_socket],
+            stderr=subprocess.DEVNULL,
+        )
         self.socket, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
                 [
-                    *(
-                        sys.executable,
-                        "-m",
-                        "avalon_enclave",
-                        "--role",
-                        "singleton",
-                        "--platform",
-                        "simulated",
-                    ),
-                    *("--channel", f"fd:{theirs.fileno()}"),
+                    *(sys.executable, "-P", "-m", "avalon_enclave", "--role", "singleton"),
+                    *("--platform", "simulated", "--quoting-socket", quoting_socket),
+                    *("--measured", "accept_legacy=true", "--channel", f"fd:{theirs.fileno()}"),
                 ],
                 pass_fds=[theirs.fileno()],
             )
@@ -170,6 +171,9 @@ def main():
             print(f"{suite:16} {depth:5} {rate:9.0f} {cpu:13.0f} {alone:8.0f} {busy:8.0f} {cpu / busy:6.2f}")
     enclave.send(Shutdown())
     enclave.process.wait(15)
+    enclave.quoting.terminate()
+    enclave.quoting.wait(15)
+    enclave.directory.cleanup()
 
 
 if __name__ == "__main__":

@@ -25,4 +25,6 @@ lock dev "${distributions[@]}" requirements/tools.in
 lock run "${distributions[@]}"
 lock enclave core/pyproject.toml enclave/pyproject.toml
 lock build requirements/build.in
+lock tpm-build requirements/tpm-build.in
+lock tpm requirements/tpm.in
 lock uv requirements/uv.in

@@ -2,7 +2,10 @@
 # Install from Debian what some tests need and a virtual environment cannot hold. For CI, which requires those tests;
 # elsewhere they skip and say which package they want.
 set -euo pipefail
-packages=(faketime)
+packages=(
+  faketime
+  swtpm libtss2-dev gcc libc6-dev pkg-config python3-dev # a TPM in software, and what builds tpm2-pytss for it
+)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")

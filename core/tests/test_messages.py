@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from avalon_core.channel import messages
 from avalon_core.channel.frames import FrameDecoder, encode_frame
 from avalon_core.channel.messages import decode_to_enclave, decode_to_host, encode_message
+from avalon_core.channel.pool_messages import PoolConfigure
 from avalon_core.errors import AvalonError, ChannelError
 from avalon_core.protocol.errors import GeneralError, WorkOrderError
 from avalon_core.protocol.limits import MAX_FRAME_BYTES, MAX_ITEM_INDEX, MAX_ITEMS
@@ -275,11 +276,16 @@ def test_what_is_no_result_or_record_is_refused(body: bytes) -> None:
 
 # --- channel -----------------------------------------------------------------------------------------------------
 
-MESSAGE_TYPES = [t for t in vars(messages).values() if isinstance(t, type) and issubclass(t, msgspec.Struct)]
+MESSAGE_TYPES = [
+    t
+    for t in vars(messages).values()
+    if isinstance(t, type) and issubclass(t, msgspec.Struct) and t.__module__ == messages.__name__
+]
 FIELD_VALUES = {
     str: TEXT, int: st.integers(0, 2**63 - 1), bytes: st.binary(max_size=30), bool: st.booleans(),
     bytes | None: st.none() | st.binary(max_size=30), str | None: st.none() | TEXT,
     dict[str, Any]: st.dictionaries(TEXT, TEXT | st.integers(0, 9), max_size=3),
+    PoolConfigure | None: st.none() | st.builds(PoolConfigure, first_manifest=st.binary(max_size=30), start=TEXT),
 }  # fmt: skip
 MESSAGES = st.sampled_from(MESSAGE_TYPES).flatmap(
     lambda type_: st.builds(type_, **{f.name: FIELD_VALUES[f.type] for f in msgspec.structs.fields(type_)})

@@ -5,10 +5,12 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from avalon_core.channel.messages import (
     Done,
     Failed,
     Log,
+    Parked,
     Process,
     Started,
     ToEnclave,
@@ -81,6 +84,12 @@ class SleepLong(Sleep):
     name = "test-sleep-long"
     limits = Limits(seconds=30.0)
 
+class Store(Sleep):
+    name = "test-store"
+    limits = Limits(max_item_bytes=16 << 20, seconds=60.0)
+    def answer(self, data, context):
+        time.sleep(60)
+
 class SleepThread(Sleep):
     name = "test-sleep-thread"
     limits = Limits(seconds=0.5, isolation=Isolation.THREAD)
@@ -131,6 +140,7 @@ class Enclave:
     process: subprocess.Popen[bytes]
     socket: socket.socket
     logs: list[Log] = field(default_factory=list)
+    parked: list[int] = field(default_factory=list)
     started: Started | None = None
     _decoder: FrameDecoder = field(default_factory=FrameDecoder)
     _handles: int = 0
@@ -140,14 +150,17 @@ class Enclave:
         self.socket.sendall(encode_frame(encode_message(message)))
 
     def receive(self, seconds: float = 20.0) -> ToHost:
-        """The next message that is not a log event."""
+        """The next message that is neither a log event nor Parked."""
         deadline = time.monotonic() + seconds
         while True:
             while self._pending:
                 message = self._pending.pop(0)
-                if not isinstance(message, Log):
+                if isinstance(message, Log):
+                    self.logs.append(message)
+                elif isinstance(message, Parked):
+                    self.parked.append(message.handle)
+                else:
                     return message
-                self.logs.append(message)
             ready, _, _ = select.select([self.socket], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise TimeoutError("the enclave says nothing")
@@ -183,7 +196,10 @@ class Enclave:
             worker_type=1, organization_id="", application_type_id="", details=self.details, status=1
         )
         report, worker = appraise_worker(
-            record, TrustPolicy.development({self.started.measurement}), worker_id=worker_id_of(WORKER_NAME)
+            record,
+            TrustPolicy.development({self.started.measurement}),
+            worker_id=worker_id_of(WORKER_NAME),
+            as_of=datetime.now(UTC),
         )
         report.raise_for_verdict()
         return worker.public_keys, worker.verification_key
@@ -196,10 +212,12 @@ class Enclave:
     def seal(self, workload: str, *texts: bytes, suite: str = FORMAT_HPKE, **changes: object) -> SealedOrder:
         return seal_order(draft(workload, *texts, **changes), self.keys[0], suite=suite)
 
-    def ask(self, workload: str, *texts: bytes, suite: str = FORMAT_HPKE) -> list[bytes] | Failed:
+    def ask(
+        self, workload: str, *texts: bytes, suite: str = FORMAT_HPKE, within: float = 20.0
+    ) -> list[bytes] | Failed:
         sealed = self.seal(workload, *texts, suite=suite)
         handle = self.submit(sealed)
-        answer = self.receive()
+        answer = self.receive(within)
         assert answer.handle == handle
         return answer if isinstance(answer, Failed) else self.open(sealed, answer)
 
@@ -248,6 +266,7 @@ def extra_workloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "test-exit-thread": "ExitThread",
         "test-sleep": "Sleep",
         "test-sleep-long": "SleepLong",
+        "test-store": "Store",
         "test-sleep-thread": "SleepThread",
         "test-print": "Print",
         "test-print-thread": "PrintThread",
@@ -263,21 +282,55 @@ def extra_workloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def quoting_socket() -> Iterator[Path]:
+    """Where a SIMULATED quoting process listens: one for all tests, as one machine has."""
+    # A short name: paths of Unix sockets have at most 107 bytes.
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "quoting"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "avalon_service.quoting", "--socket", str(path)], stderr=subprocess.DEVNULL
+        )
+        # No waiting for it: enclaves do.
+        yield path
+        process.terminate()
+        process.wait(10)
+
+
 StartEnclave = Callable[..., Enclave]
+LEGACY: Mapping[str, str] = {"accept_legacy": "true"}
+"""What :meth:`Enclave.configure` configures unless told otherwise."""
 
 
 @pytest.fixture
-def start_enclave() -> Iterator[StartEnclave]:
-    """Start an enclave process, not configured yet."""
+def start_enclave(quoting_socket: Path) -> Iterator[StartEnclave]:
+    """Start an enclave process, not configured yet. ``told``: what is said at launch of the configuration to come."""
     running: list[Enclave] = []
 
-    def start(*arguments: str, site: Path | None = None, platform: str = "simulated") -> Enclave:
+    def start(
+        *arguments: str,
+        site: Path | None = None,
+        platform: str = "simulated",
+        told: Mapping[str, str] = LEGACY,
+    ) -> Enclave:
+        if platform == "simulated":
+            arguments = ("--quoting-socket", str(quoting_socket), *arguments)
+        arguments += tuple(f"--measured={name}={value}" for name, value in told.items())
         ours, theirs = socket.socketpair()
         environment = dict(os.environ) | ({"PYTHONPATH": str(site)} if site else {}) | {"HOST_SECRET": "x"}
         with theirs:
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "avalon_enclave", "--role", "singleton", "--platform", platform),
+                    *(
+                        sys.executable,
+                        "-P",
+                        "-m",
+                        "avalon_enclave",
+                        "--role",
+                        "singleton",
+                        "--platform",
+                        platform,
+                    ),
                     *("--channel", f"fd:{theirs.fileno()}", *arguments),
                 ],
                 pass_fds=[theirs.fileno()],

@@ -4,16 +4,32 @@ import ast
 import os
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
-from avalon_core.channel.messages import Cancel, Configure, Done, Failed, Ping, Pong, Process, Shutdown
+from avalon_core.channel.messages import (
+    Cancel,
+    Configure,
+    Done,
+    EvidenceRefreshed,
+    Failed,
+    Ping,
+    Pong,
+    Process,
+    RefreshEvidence,
+    Shutdown,
+)
 from avalon_core.protocol.errors import WorkOrderCode
 from avalon_enclave.errors import StartRefused
 from avalon_enclave.host_channel import open_channel
+from avalon_enclave.measurement import measure
 
 
 def test_an_order_is_answered_in_its_own_suite(enclave, suite):
@@ -56,7 +72,7 @@ def test_many_orders_at_a_time_are_each_answered_once(enclave):
 
 def test_legacy_orders_are_marked_where_allowed_and_refused_where_not(start_enclave):
     for allowed in (True, False):
-        enclave = start_enclave()
+        enclave = start_enclave(told={"accept_legacy": "true"} if allowed else {})
         enclave.configure(accept_legacy=allowed)
         enclave.submit(enclave.seal("echo-result", b"x", suite="eea-1.1"))
         answer = enclave.receive()
@@ -149,12 +165,13 @@ def test_a_ping_is_answered_whatever_is_processed(start_enclave, extra_workloads
         ({"worker_name": ""}, "worker_name"),
         ({"keys": "old"}, "expected 'fresh' or 'sealed'"),
         ({"threads": 0}, "threads"),
+        ({"children": 0}, "children"),
         ({"tenant": ""}, "tenant"),
         ({"keys": "sealed"}, "--platform-state"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused_in_one_line(start_enclave, changes, expected):
-    enclave = start_enclave()
+    enclave = start_enclave(told={})
     enclave.send(Configure(**({"worker_name": "w", "keys": "fresh"} | changes)))
     out, err = enclave.process.communicate(timeout=10)
     assert enclave.process.returncode == 2
@@ -179,6 +196,9 @@ def test_anything_before_configure_is_refused(start_enclave):
         (["--channel", "fd:2"], "not an open socket"),
         (["--role", "queen"], "invalid choice"),
         (["--platform", "guess"], "invalid choice"),
+        (["--measured", "tenant"], "expected name=value"),
+        (["--measured", "role=kme"], "the name is not role"),
+        (["--simulated-kind", "snp"], "invalid choice"),
     ],
 )
 def test_a_wrong_command_line_says_what_is_expected(start_enclave, arguments, expected):
@@ -219,7 +239,8 @@ def test_keys_that_do_not_open_are_refused_and_never_replaced(start_enclave, tmp
         ("state", sealed, {"tenant": "somebody"}, "belong to another worker"),
     ]
     for state, blob, changes, expected in cases:
-        enclave = start_enclave("--platform-state", str(tmp_path / state))
+        told = {"accept_legacy": "true", **{name: changes[name] for name in changes if name == "tenant"}}
+        enclave = start_enclave("--platform-state", str(tmp_path / state), told=told)
         with pytest.raises((EOFError, ConnectionError)):
             enclave.configure(keys="sealed", sealed_keys=blob, **changes)
         _, err = enclave.process.communicate(timeout=10)
@@ -232,6 +253,86 @@ def test_the_measurement_depends_on_code_and_not_on_the_run(start_enclave, extra
     plain = [start_enclave().configure().measurement for _ in range(2)]
     assert plain[0] == plain[1]
     assert start_enclave(site=extra_workloads).configure().measurement != plain[0]
+
+
+def test_what_was_said_at_launch_is_measured_and_nothing_else_can_be_configured(start_enclave):
+    told = {"accept_legacy": "true", "tenant": "acme"}
+    bound = start_enclave(told=told)
+    measured = bound.configure(tenant="acme").measurement
+    assert measured == measure("singleton", told)
+    assert measured != start_enclave().configure().measurement
+    for said, changes in (
+        (told, {}),
+        ({}, {}),
+        (told, {"tenant": "other"}),
+        ({"accept_legacy": "true", "more": "x"}, {}),
+    ):
+        enclave = start_enclave(told=said)
+        with pytest.raises((EOFError, ConnectionError)):
+            enclave.configure(**changes)
+        _, err = enclave.process.communicate(timeout=10)
+        assert enclave.process.returncode == 2
+        assert b"configures otherwise than this enclave was launched and measured" in err
+
+
+# --- evidence ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("sgx", "TEE-SGX-DCAP"), ("tdx", "TEE-TDX")])
+def test_its_record_carries_quote_and_collateral_and_says_that_it_is_simulated(start_enclave, kind, expected):
+    enclave = start_enclave("--simulated-kind", kind)
+    enclave.configure()
+    data = enclave.details.worker_type_data
+    assert (data.proof_data_type, data.simulated) == (expected, True)
+    assert set(data.proof_data) == {"document", "collateral"}
+    assert enclave.ask("echo-result", b"x") == [b"RESULT: x"]  # its keys passed
+
+
+def test_evidence_is_issued_anew_over_the_same_keys(enclave):
+    first = enclave.details.worker_type_data
+    sealed = enclave.seal("echo-result", b"x")
+    enclave.send(RefreshEvidence(7))
+    answer = enclave.receive()
+    assert isinstance(answer, EvidenceRefreshed)
+    assert answer.handle == 7
+    enclave.started = replace(enclave.started, details=answer.details)
+    second = enclave.details.worker_type_data
+    assert second.key_binding.nonce != first.key_binding.nonce
+    assert second.key_binding.issued_at >= first.key_binding.issued_at
+    assert replace(second, proof_data=None, key_binding=None) == replace(
+        first, proof_data=None, key_binding=None
+    )
+    assert enclave.keys  # appraised
+    enclave.submit(sealed)
+    assert enclave.open(sealed, enclave.receive()) == [b"RESULT: x"]
+
+
+def test_a_quoting_process_that_is_gone_is_no_reason_to_end(start_enclave, tmp_path):
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "quoting"
+        command = [sys.executable, "-m", "avalon_service.quoting", "--socket", str(path)]
+        quoting = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        enclave = start_enclave("--quoting-socket", str(path))
+        enclave.configure()
+        quoting.terminate()
+        quoting.wait(10)
+        enclave.send(RefreshEvidence(1))
+        assert enclave.ask("echo-result", b"meanwhile") == [b"RESULT: meanwhile"]
+        answer = enclave.receive()
+    assert isinstance(answer, EvidenceRefreshed)
+    assert answer.details is None
+    assert "gave no answer" in answer.reason
+    assert enclave.ask("echo-result", b"after") == [b"RESULT: after"]
+
+
+@pytest.mark.parametrize("module", ["cryptography.x509", "dcap_qvl", "cbor2", "avalon_core.simulator"])
+def test_an_enclave_that_judges_nobody_loads_no_verifier(module):
+    """They would cost each enclave memory and start-up time, and belong to what must be trusted."""
+    code = (
+        "import sys, avalon_enclave.main, avalon_enclave.roles.singleton, avalon_enclave.platforms.simulated;"
+        f"sys.exit({module!r} in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # --- workloads ---------------------------------------------------------------------------------------------------
@@ -257,7 +358,7 @@ def test_two_workloads_of_one_name_stop_the_start(start_enclave, tmp_path):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: thief\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[avalon.workloads]\necho-result = thief:Echo\n")
-    enclave = start_enclave(site=tmp_path)
+    enclave = start_enclave(site=tmp_path, told={})
     enclave.send(Configure(worker_name="w", keys="fresh"))
     _, err = enclave.process.communicate(timeout=10)
     assert enclave.process.returncode == 2
@@ -340,7 +441,8 @@ def test_too_much_input_is_refused(extended):
 
 def test_cancel_kills_a_running_child_and_drops_what_is_queued(start_enclave, extra_workloads):
     enclave = start_enclave(site=extra_workloads)
-    enclave.configure(threads=1)
+    # Each of the workloads has one place: this one's second order waits.
+    enclave.configure(threads=1, children=1)
     running = enclave.submit(enclave.seal("test-sleep-long", b"20"))
     queued = enclave.submit(enclave.seal("test-sleep-long", b"20"))
     time.sleep(0.3)
@@ -350,6 +452,64 @@ def test_cancel_kills_a_running_child_and_drops_what_is_queued(start_enclave, ex
     enclave.send(Cancel(handle=12345))
     assert enclave.ask("echo-result", b"at once") == [b"RESULT: at once"]
     assert enclave.quiet(0.3)
+
+
+def test_slow_orders_in_processes_delay_nobody_however_many(start_enclave, extra_workloads):
+    enclave = start_enclave(site=extra_workloads)
+    enclave.configure(threads=2, children=2)
+    slow = [enclave.submit(enclave.seal("test-sleep-long", b"60")) for _ in range(40)]
+    assert enclave.ask("echo-result", b"x") == [b"RESULT: x"]
+    # Neither in the enclave, nor in another workload's child.
+    assert enclave.ask("test-shout", b"loud", within=5.0) == [b"LOUD"]
+    began = time.monotonic()
+    for number in range(20):
+        assert enclave.ask("python-hello", b"%d" % number, within=1.0) == [b"Hello %d" % number]
+    assert time.monotonic() - began < 5
+    assert set(slow) <= set(enclave.parked)
+    for handle in slow:
+        enclave.send(Cancel(handle=handle))
+    assert {enclave.receive(5).handle for _ in slow} == set(slow)
+    assert enclave.ask("test-sleep-long", b"0", within=5.0) == [b"slept"]
+
+
+def test_hung_children_are_killed_in_their_turn_and_the_next_ones_start(start_enclave, extra_workloads):
+    enclave = start_enclave(site=extra_workloads)
+    enclave.configure(threads=1, children=2)
+    hung = {enclave.submit(enclave.seal("test-sleep", b"60")) for _ in range(3)}
+    for _ in range(3):
+        answer = enclave.receive(10)
+        hung.remove(answer.handle)
+        assert answer.message == "the workload exceeded its limit of 0.5 s"
+
+
+def test_requesters_take_turns_for_children(start_enclave, extra_workloads):
+    enclave = start_enclave(site=extra_workloads)
+    enclave.configure(threads=1, children=1)
+    for _ in range(4):
+        enclave.submit(enclave.seal("test-sleep", b"0.3", requester_id="aa"))
+    late = enclave.submit(enclave.seal("test-sleep", b"0", requester_id="bb"))
+    assert late in [enclave.receive().handle for _ in range(3)]
+
+
+def test_no_more_orders_are_parked_than_the_enclave_holds_besides(start_enclave, extra_workloads):
+    enclave = start_enclave(site=extra_workloads)
+    enclave.configure(threads=1, children=1)
+    large = bytes(15 * 1024 * 1024)  # 20 MiB in base64: six of them are within 128
+    handles = [enclave.submit(enclave.seal("test-store", large)) for _ in range(8)]
+    assert enclave.ask("echo-result", b"x", within=20.0) == [b"RESULT: x"]
+    assert len(enclave.parked) == 6
+    for handle in handles:
+        enclave.send(Cancel(handle=handle))
+    assert {enclave.receive(5).handle for _ in handles} == set(handles)
+
+
+def test_warm_children_are_bounded_for_all_workloads_together(start_enclave, extra_workloads):
+    enclave = start_enclave(site=extra_workloads)
+    enclave.configure(children=2)
+    for workload in ("test-shout", "test-pid", "test-environment", "test-large"):
+        enclave.ask(workload, b"1")
+    time.sleep(0.2)
+    assert len(psutil.Process(enclave.process.pid).children()) <= 2
 
 
 def test_children_die_with_the_enclave(extended):

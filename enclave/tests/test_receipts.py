@@ -8,7 +8,7 @@ import pytest
 from avalon_core.channel.messages import Done, Failed, Process, ReceiptSigned, SignReceipt
 from avalon_core.crypto.dialects import WorkerKeys, WorkerPublicKeys
 from avalon_core.crypto.orders import seal_order
-from avalon_core.crypto.receipts import failure_hash, signed_response_hash
+from avalon_core.crypto.receipts import RENOUNCED, failure_hash, signed_response_hash
 from avalon_core.crypto.sealing import HpkePrivateKey, RsaPrivateKey
 from avalon_core.crypto.signing import SigningKey
 from avalon_core.protocol.encodings import encode_base64
@@ -108,7 +108,8 @@ def test_the_bytes_of_a_response_hash_cannot_be_chosen(lenient, seal):
     """Whatever the host hands over, what is signed is the hash of a result, never a value of the host's."""
     sealed = seal()
     result = json.loads(lenient.process(encode_request(sealed.request), None, Uncontrolled()).result)
-    stolen = lenient.sign_refusal(encode_request(sealed.request), WorkOrderError(1, "x"))
+    assert lenient.sign_refusal(encode_request(sealed.request), WorkOrderError(1, "x")) is None
+    stolen = lenient.sign_refusal(encode_request(seal().request), WorkOrderError(1, "x"))
     assert stolen is not None
     result["workerSignature"] = encode_base64(stolen.signature)
     assert forged(lenient, sealed, json.dumps(result).encode()) == 4
@@ -128,6 +129,72 @@ def test_a_refusal_names_the_request_that_was_refused(lenient, seal):
     assert lenient.sign_refusal(encode_request(elsewhere.request), refusal) is None
 
 
+def failed(lenient, sealed) -> tuple[bytes, bytes]:
+    """The worker's word on an order that has ended without a result: what it names, and what the next run gives."""
+    params = encode_request(sealed.request)
+    signed = lenient.sign_unanswered(params)
+    verify(
+        lenient.signer.verification_key, sealed, ReceiptStatus.FAILED, signed.response_hash, signed.signature
+    )
+    with pytest.raises(WorkOrderError) as refused:
+        lenient.process(params, None, Uncontrolled())
+    return signed.response_hash, failure_hash(sealed.request, refused.value.code, refused.value.message)
+
+
+def test_a_failure_is_signed_later_in_the_words_in_which_it_was_told(lenient, seal):
+    sealed = seal("no-such-workload")
+    with pytest.raises(WorkOrderError) as told:
+        lenient.process(encode_request(sealed.request), None, Uncontrolled())
+    expected = failure_hash(sealed.request, told.value.code, told.value.message)
+    assert failed(lenient, sealed) == (expected, expected)
+
+
+def test_an_order_that_the_worker_never_had_is_renounced_and_refused_for_ever(lenient, seal):
+    sealed = seal()
+    expected = failure_hash(sealed.request, 1, RENOUNCED)
+    assert failed(lenient, sealed) == (expected, expected)
+    assert failed(lenient, sealed) == (expected, expected), "signed again, the same"
+
+
+def test_a_refusal_that_was_signed_stands(lenient, seal):
+    """An order is either refused or answered in receipts, whatever the host hands over once more."""
+    sealed = seal()
+    first = lenient.sign_refusal(encode_request(sealed.request), WorkOrderError(1, "the workload failed"))
+    assert first is not None
+    expected = failure_hash(sealed.request, 1, "the workload failed")
+    assert failed(lenient, sealed) == (expected, expected) == (first.response_hash, expected)
+
+
+def test_an_order_that_was_answered_is_not_renounced(lenient, seal):
+    sealed = seal()
+    params = encode_request(sealed.request)
+    result = lenient.process(params, None, Uncontrolled()).result
+    with pytest.raises(WorkOrderError, match="has answered the order"):
+        lenient.sign_unanswered(params)
+    assert lenient.process(params, None, Uncontrolled()).result == result
+
+
+def test_an_order_that_is_renounced_while_it_runs_is_not_answered(lenient, seal):
+    sealed = seal()
+    opened = lenient.open(encode_request(sealed.request), None)
+    signed = lenient.sign_unanswered(encode_request(sealed.request))
+    with pytest.raises(WorkOrderError, match=RENOUNCED):
+        lenient.finish(opened, Uncontrolled())
+    assert signed.response_hash == failure_hash(sealed.request, 1, RENOUNCED)
+
+
+def test_what_was_cancelled_while_it_ran_was_not_answered(lenient, seal):
+    class Cancelled(Uncontrolled):
+        cancelled = True
+
+    sealed = seal()
+    opened = lenient.open(encode_request(sealed.request), None)
+    with pytest.raises(WorkOrderError, match="cancelled"):
+        lenient.finish(opened, Cancelled())
+    expected = failure_hash(sealed.request, 1, RENOUNCED)
+    assert failed(lenient, sealed) == (expected, expected)
+
+
 def test_over_the_channel(enclave, make_draft):
     """Done, Failed and ReceiptSigned carry what the host needs, and a plain order carries nothing."""
     public, key = enclave.keys
@@ -144,6 +211,16 @@ def test_over_the_channel(enclave, make_draft):
     answer = enclave.receive()
     assert isinstance(answer, Failed)
     assert (answer.handle, answer.receipt_signature) == (-2, None)
+
+    ended = seal_order(make_draft("echo-result", b"x"), public)
+    enclave.send(SignReceipt(handle=-3, request=encode_request(ended.request), result=None))
+    answer = enclave.receive()
+    assert isinstance(answer, ReceiptSigned)
+    verify(key, ended, ReceiptStatus.FAILED, answer.response_hash, answer.receipt_signature)
+    enclave.send(SignReceipt(handle=-4, request=params, result=None))
+    answer = enclave.receive()
+    assert isinstance(answer, Failed)
+    assert (answer.handle, answer.code) == (-4, 2)
 
     refused = seal_order(make_draft("no-such-workload", b"x"), public)
     enclave.send(Process(handle=2, request=encode_request(refused.request), receipt=True))

@@ -248,3 +248,27 @@ def test_the_watchdog_reports_an_overrun_once_and_a_wedged_thread_after():
     assert 0.15 < time.monotonic() - began < 2
     watchdog.end(slow)
     assert set(overrun) == {"slow"}
+
+
+def test_the_watchdog_is_not_woken_for_work_that_is_done_before_it_would_look():
+    watchdog = Watchdog(lambda: None)
+    first = watchdog.start(10.0, lambda: None)
+    watchdog.end(first)
+    time.sleep(0.05)  # it looks
+    for _ in range(100):
+        watchdog.end(watchdog.start(10.0, lambda: None))
+        assert watchdog._wake_at == first.deadline
+    overrun = threading.Event()
+    watchdog.end(watchdog.start(0.05, lambda: None))
+    late = watchdog.start(0.1, overrun.set)
+    assert overrun.wait(5), "where the earlier work is done the later is watched all the same"
+    watchdog.end(late)
+
+
+def test_the_watchdog_sleeps_where_there_is_nothing_to_watch():
+    watchdog = Watchdog(lambda: None)
+    watchdog.end(watchdog.start(0.05, lambda: None))
+    deadline = time.monotonic() + 5
+    while watchdog._wake_at != math.inf:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,5 +1,7 @@
 """What a dishonest service may try. Each is refused, by the error that names it, and nothing of it is returned."""
 
+import base64
+
 import pytest
 from msgspec.structs import replace
 
@@ -11,6 +13,13 @@ from avalon_sdk.testing import SimulatedService
 
 def data_of(record):
     return record["details"]["workerTypeData"]
+
+
+def changed(document: str, place: int) -> str:
+    """A quote whose MRENCLAVE (at 112) or report data (at 368) is another's."""
+    raw = bytearray(base64.b64decode(document))
+    raw[place] ^= 1
+    return base64.b64encode(raw).decode()
 
 
 def flipped(text: str) -> str:
@@ -73,17 +82,20 @@ OTHER = data_of(SimulatedService().record())
 @pytest.mark.parametrize(
     ("check", "forge"),
     [
-        ("key binding", lambda d: d.update(hpkeEncryptionKey=OTHER["hpkeEncryptionKey"], hpkeEncryptionKeySignature=OTHER["hpkeEncryptionKeySignature"])),
-        ("key binding", lambda d: d.update({k: OTHER[k] for k in OTHER if k not in ("proofData", "keyBinding")})),
-        ("key binding", lambda d: d["keyBinding"].update(nonce="11" * 32)),
-        ("key binding", lambda d: d["keyBinding"].update(role="kme")),
-        ("key binding", lambda d: d.update(keyBinding=None)),
-        ("key binding", lambda d: d.update(proofData=OTHER["proofData"])),
+        ("report data", lambda d: d.update(hpkeEncryptionKey=OTHER["hpkeEncryptionKey"], hpkeEncryptionKeySignature=OTHER["hpkeEncryptionKeySignature"])),
+        ("report data", lambda d: d.update({k: OTHER[k] for k in OTHER if k not in ("proofData", "keyBinding")})),
+        ("report data", lambda d: d["keyBinding"].update(nonce="11" * 32)),
+        ("report data", lambda d: d["keyBinding"].update(role="kme")),
+        ("report data", lambda d: d.update(keyBinding=None)),
+        ("report data", lambda d: d.update(proofData=OTHER["proofData"])),
         ("evidence", lambda d: d.update(proofData=None)),
         ("evidence", lambda d: d.update(proofDataType="")),
-        ("evidence", lambda d: d.update(proofDataType="TEE-SGX-DCAP")),
-        ("root", lambda d: d["proofData"].update(reportData="00" * 64)),
-        ("root", lambda d: d["proofData"].update(measurement="00" * 32)),
+        ("format", lambda d: d.update(proofDataType="TEE-TDX")),
+        ("format", lambda d: d["proofData"].update(document="")),
+        ("quote signature", lambda d: d["proofData"].update(document=changed(d["proofData"]["document"], 112))),
+        ("quote signature", lambda d: d["proofData"].update(document=changed(d["proofData"]["document"], 368))),
+        ("collateral", lambda d: d["proofData"].pop("collateral")),
+        ("simulation told", lambda d: d.update(simulated=False)),
         ("encryption keys", lambda d: d.update(encryptionKeySignature="00")),
         ("encryption keys", lambda d: d.update(hpkeEncryptionKeySignature=None)),
     ],
@@ -102,7 +114,7 @@ async def test_a_forged_record_is_refused_before_anything_is_sealed(service, che
 async def test_an_enclave_of_another_measurement_is_refused(service):
     trust = TrustPolicy.development({"00" * 32})
     async with service.client(trust=trust) as client:
-        with pytest.raises(UntrustedWorker, match="measurement failed"):
+        with pytest.raises(UntrustedWorker, match="code identity failed"):
             await client.run("echo-result", ["secret"])
 
 

@@ -125,7 +125,7 @@ async def test_workers(http_service, avalon):
         "simulated-worker",
         "SIMULATED",
         "active",
-        "trusted: 7 checks",
+        "mode        SIMULATED sgx", "trusted: ",
         "~avalon-hpke-1",
         "any items",
     ):

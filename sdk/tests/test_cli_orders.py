@@ -247,22 +247,25 @@ async def test_worker_show_tells_each_check_with_its_remedy(http_service, here):
     ran = await here("worker", "show", "simulated-worker", "--url", http_service.url)
     assert ran.code == 0
     for name in (
-        "evidence",
+        "quote signature",
         "root",
+        "accepted root",
         "debug",
-        "measurement",
+        "code identity",
         "worker identity",
-        "key binding",
+        "report data",
         "encryption keys",
     ):
         assert f"passed          {name}" in ran.out
     refused = await here("worker", "show", "--measurement", "00" * 32, "--url", http_service.url)
     assert refused.code == 4
     assert "remedy" in refused.out
+    assert "NOT trusted: 2 of " in refused.out  # the root is a simulator's, and the code another
     told = json.loads(
         (await here("worker", "show", service.worker_id, "--json", "--url", http_service.url)).out
     )
     assert told["trusted"] is True
+    assert (told["mode"], told["verdict"], told["problems"]) == ("SIMULATED sgx", "passed", [])
     assert (await here("worker", "show", "nobody", "--url", http_service.url)).code == 3
 
 
@@ -329,3 +332,52 @@ async def test_help_has_examples_and_exit_codes(avalon, command):
     assert ran.code == 0
     assert "Examples" in ran.out
     assert "Exit codes" in ran.out
+
+
+@pytest.fixture
+def token_file(http_service, tmp_path):
+    http_service.service.operator_token = "a-token-of-more-than-thirty-two-characters"
+    path = tmp_path / "operator-token"
+    path.touch(0o600)
+    path.write_text(http_service.service.operator_token)
+    return str(path)
+
+
+async def test_the_operator_cancels_an_order_that_is_in_no_journal(http_service, avalon, here, token_file):
+    http_service.service.pause()
+    order = await here.submit()
+    for arguments, code in ((["--url", http_service.url], 2), (["--token-file", token_file], 0)):
+        ran = await avalon(
+            "cancel", order, *arguments, AVALON_URL=http_service.url, AVALON_ORDERS_DIR=f"{here.orders}-none"
+        )
+        assert ran.code == code, ran.err
+    assert ran.out == f"{order}  cancelled\n"
+    assert "cancelled" in (await here("order", order)).out
+
+
+async def test_requesters_keys(http_service, here, token_file, key_file, tmp_path):
+    pem = SigningKey.generate().verification_key.pem
+    public = tmp_path / "public.pem"
+    public.write_text(pem)
+    common = ("--url", http_service.url, "--token-file", token_file)
+    assert (await here("requester", "show-key", "ab", *common)).code == 1
+    assert (await here("requester", "set-key", "ab", "--public-key", str(public), *common)).code == 0
+    assert (await here("requester", "show-key", "ab", *common)).out == pem
+    private = await here("requester", "set-key", "ab", "--public-key", str(key_file("own.pem")), *common)
+    assert private.code == 2
+    assert "not a secp256k1 public key" in private.err
+    removed = await here("requester", "remove-key", "ab", "--json", *common)
+    assert json.loads(removed.out) == {"requester_id": "ab", "verifying_key": None}
+
+
+async def test_a_worker_pushes_its_key(http_service, here, key_file, tmp_path):
+    other = SimulatedService(name="other")
+    http_service.service.directory.entries[other.worker_id] = other.record()
+    pem = tmp_path / "rsa.pem"
+    pem.write_text(other._keys.rsa.public_key.pem)
+    ran = await here(
+        "worker", "push-key", other.worker_id, "--encryption-key", str(pem), "--key", str(key_file("w.pem")),
+        "--url", http_service.url,
+    )  # fmt: skip
+    assert ran.code == 1
+    assert "does not verify" in ran.err

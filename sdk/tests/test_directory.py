@@ -3,7 +3,18 @@
 import pytest
 
 from avalon_core.crypto.signing import SigningKey
-from avalon_sdk import AvalonClient, BadRequest, KeyRefused, ServiceError, TokenFile, WorkerStatus
+from avalon_sdk import (
+    AvalonClient,
+    BadAnswer,
+    BadRequest,
+    KeyRefused,
+    OrderFailed,
+    OrderRefused,
+    OrderState,
+    ServiceError,
+    TokenFile,
+    WorkerStatus,
+)
 from avalon_sdk.authority import header_of
 from avalon_sdk.sync import Client
 from avalon_sdk.testing import SimulatedService
@@ -166,6 +177,69 @@ async def test_a_forged_key_is_refused(service, what, forge, said):
             await client.encryption_key(worker)
 
 
+async def test_a_worker_pushes_its_key_and_requesters_get_it(service):
+    other = SimulatedService(name="other")
+    key, pem = other._signing_key, other._keys.rsa.public_key.pem
+    async with service.client() as client:
+        await client.register_worker(other.worker_id, details_of(other), signer=key)
+        with pytest.raises(ServiceError, match="does not verify"):
+            await client.push_encryption_key(other.worker_id, pem, SigningKey.generate())
+        await client.push_encryption_key(other.worker_id, pem, key)
+        worker = await client.find_worker("other")
+        grant = await client.encryption_key(worker)
+        assert (grant.encryption_key, grant.tag) == (pem, "")
+        await client.push_encryption_key(
+            other.worker_id, pem, key, encryption_key_nonce="ab", tag=client.requester_id
+        )
+        grant = await client.encryption_key(worker)
+        assert (grant.encryption_key_nonce, grant.tag) == ("ab", client.requester_id)
+        with pytest.raises(BadRequest, match="encryption_key"):
+            await client.push_encryption_key(other.worker_id, key.verification_key.pem, key)
+
+
+async def test_the_operator_keeps_requesters_keys(service):
+    service.operator_token = TOKEN
+    key = SigningKey.generate().verification_key
+    async with service.client() as anybody:
+        for call in (anybody.set_requester_key("ab", key), anybody.requester_key("ab")):
+            with pytest.raises(ServiceError, match="needs authority"):
+                await call
+    async with service.client(operator_token=lambda: TOKEN) as operator:
+        assert await operator.requester_key("ab") is None
+        await operator.set_requester_key("ab", key)
+        assert await operator.requester_key("ab") == key
+        await operator.set_requester_key("ab", None)
+        assert await operator.requester_key("ab") is None
+        service.directory.requester_keys["ab"] = "none"
+        with pytest.raises(BadAnswer, match="is none"):
+            await operator.requester_key("ab")
+
+
+async def test_the_operator_cancels_anybody_s_order(service):
+    service.operator_token = TOKEN
+    service.pause()
+    async with service.client() as requester:
+        handle = await requester.submit("echo-result", ["a"], signer=SigningKey.generate())
+        with pytest.raises(OrderRefused):
+            await requester.cancel_order(handle.work_order_id)
+        async with service.client(operator_token=lambda: TOKEN) as operator:
+            assert await operator.cancel_order(handle.work_order_id) is OrderState.CANCELLED
+            with pytest.raises(OrderRefused):
+                await operator.cancel_order("ab")
+        with pytest.raises(OrderFailed):
+            await handle.result()
+
+
+async def test_the_token_travels_with_the_operator_s_own_verbs(http_service, token_file):
+    http_service.service.operator_token = TOKEN
+    client = AvalonClient(http_service.url, trust=http_service.service.trust, operator_token=token_file)
+    async with client:
+        await client.requester_key("ab")
+        with pytest.raises(OrderRefused):
+            await client.cancel_order("ab")
+    assert [headers.get("Authorization") for headers, _ in http_service.posts] == [f"Bearer {TOKEN}"] * 2
+
+
 def test_the_blocking_client_does_the_same(service):
     other = SimulatedService(name="other")
     key = other._signing_key
@@ -177,3 +251,11 @@ def test_the_blocking_client_does_the_same(service):
         assert client.inspect_worker("other").status == "off-line"
         worker = client.find_worker().trusted
         assert client.encryption_key(worker).worker_id == service.worker_id
+        client.push_encryption_key(other.worker_id, other._keys.rsa.public_key.pem, key)
+    service.operator_token = TOKEN
+    with Client(service.transport(operator_token=lambda: TOKEN), trust=service.trust) as client:
+        client.set_requester_key("ab", key.verification_key)
+        assert client.requester_key("ab") == key.verification_key
+        service.pause()
+        order = client.submit("echo-result", ["a"]).work_order_id
+        assert client.cancel_order(order) is OrderState.CANCELLED

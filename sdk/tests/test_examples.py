@@ -84,7 +84,7 @@ async def test_receipts(example):
 
 async def test_trust_policy(example, tmp_path):
     code, out, _ = await example("trust_policy.py")
-    assert (code, "failed          measurement" in out) == (4, True)
+    assert (code, "failed          code identity" in out) == (4, True)
     policy = tmp_path / "trust.toml"
     policy.write_text((EXAMPLES / "trust.toml").read_text().replace("0" * 64, MEASUREMENT))
     assert (await example("trust_policy.py", str(policy)))[:2] == (

@@ -1,8 +1,11 @@
 import logging
+from dataclasses import replace
 
 import pytest
 
-from avalon_core.attestation import AnyMeasurementUNSAFE, TrustPolicy
+from avalon_core.attestation import Measurements, TrustPolicy, require_production
+from avalon_core.errors import PolicyViolation
+from avalon_core.simulator.roots import SIMULATOR
 from avalon_sdk import AvalonClient, BadRequest, SimulatedWorkerWarning, UntrustedWorker, load_policy
 from avalon_sdk.testing import MEASUREMENT, SimulatedTransport
 from avalon_sdk.trust import is_loopback
@@ -38,7 +41,25 @@ async def test_a_policy_that_was_given_is_used_without_a_warning_but_with_a_log(
 
 async def test_production_refuses_the_simulator_even_on_this_machine(service):
     async with AvalonClient(service.transport(), trust=TrustPolicy.production({MEASUREMENT})) as client:
-        with pytest.raises(UntrustedWorker, match="root failed"):
+        with pytest.raises(UntrustedWorker, match="accepted root failed"):
+            await client.find_worker()
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        TrustPolicy.development({MEASUREMENT}),
+        TrustPolicy(code=Measurements({MEASUREMENT}), roots={"simulator"}),
+        TrustPolicy(code=Measurements({MEASUREMENT}), own_roots=[SIMULATOR]),
+    ],
+    ids=["the development policy", "a simulator by its name", "a simulator as a root of one's own"],
+)
+async def test_no_policy_that_admits_the_simulator_is_fit_for_production(service, policy):
+    with pytest.raises(PolicyViolation, match="accepts a simulator"):
+        require_production(policy)
+    require_production(TrustPolicy.production({MEASUREMENT}))
+    async with service.client(trust=replace(policy, roots=frozenset({"vendors"}), own_roots=())) as client:
+        with pytest.raises(UntrustedWorker, match="accepted root failed"):
             await client.find_worker()
 
 
@@ -74,8 +95,7 @@ def test_an_empty_policy_file_admits_nobody_even_with_the_simulator(tmp_path):
     path = tmp_path / "trust.toml"
     path.write_text("accept_simulator = true")
     policy = load_policy(path)
-    assert not isinstance(policy.measurements, AnyMeasurementUNSAFE)
-    assert not policy.measurements.admits(MEASUREMENT)
+    assert policy.code.is_empty
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from avalon_service.hosts import receipts as desk_module
 from avalon_service.hosts.process import EnclaveEnded
 from avalon_service.hosts.receipts import ReceiptDesk
 from avalon_service.orders.ports import NewOrder, OrderFailure, WorkerEntry
+from avalon_service.orders.receipt_counts import ReceiptCounts
 from avalon_service.orders.receipts import ReceiptService
 from avalon_service.registry.requesters import RequesterKeys
 from avalon_service.settings import Settings
@@ -43,8 +44,12 @@ class World:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.store = FaultyStore(MemoryStore(clock=self.clock))
+        self.counts = ReceiptCounts()
         self.desk = ReceiptDesk(
-            receipts=self.store.receipts, orders=self.store.orders, workers=self.store.workers
+            receipts=self.store.receipts,
+            orders=self.store.orders,
+            workers=self.store.workers,
+            counts=self.counts,
         )
         self.requesters = RequesterKeys()
         self.service = ReceiptService(
@@ -54,9 +59,10 @@ class World:
             desk=self.desk,
             settings=Settings(),
             requesters=self.requesters,
+            counts=self.counts,
             clock=self.clock,
         )
-        self.asked: list[tuple[bytes, bytes]] = []
+        self.asked: list[tuple[bytes, bytes | None]] = []
         self.all_asked = asyncio.Event()
         """As often as there are workers at the desk."""
         self.answers: list[ReceiptSigned | Failed | Exception] = []
@@ -71,18 +77,19 @@ class World:
             WorkerEntry(worker_id=WORKER_ID, worker_type=1, details=msgspec.json.encode(details))
         )
 
-    async def sign(self, request: bytes, result: bytes) -> ReceiptSigned | Failed:
+    async def sign(self, request: bytes, result: bytes | None) -> ReceiptSigned | Failed:
         self.asked.append((request, result))
         if len(self.asked) >= desk_module.WIDTH:
             self.all_asked.set()
-        answer = self.answers.pop(0) if self.answers else self.signed(request)
+        status = ReceiptStatus.FAILED if result is None else ReceiptStatus.PROCESSED
+        answer = self.answers.pop(0) if self.answers else self.signed(request, status)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def signed(self, request: bytes) -> ReceiptSigned:
+    def signed(self, request: bytes, status: ReceiptStatus) -> ReceiptSigned:
         order_id = msgspec.json.decode(request)["workOrderId"]
-        return ReceiptSigned(1, R, word(order_id, ReceiptStatus.PROCESSED))
+        return ReceiptSigned(1, R, word(order_id, status))
 
     async def order(self, **changes: Any) -> WorkOrderRequest:
         values = {
@@ -214,13 +221,70 @@ async def test_a_refusal_is_noted_before_the_order_fails(world: World) -> None:
     assert await world.status(request) == ReceiptStatus.PROCESSED  # as when it did run again
 
 
-async def test_an_order_that_the_service_ended_settles_without_a_word(serving: World) -> None:
+@pytest.mark.parametrize("ended_by", ["cancellation", "failure"])
+async def test_of_an_order_without_a_result_the_enclave_is_asked_for_its_word(
+    serving: World, ended_by: str
+) -> None:
+    request = await serving.order()
+    if ended_by == "failure":
+        await serving.finish(request, OrderFailure(code=9, message="no"))
+    await serving.create(request)
+    if ended_by == "cancellation":
+        await serving.store.orders.cancel(request.work_order_id, OrderFailure(code=1, message="withdrawn"))
+    assert (await serving.service.retrieve(request.work_order_id)).status == ReceiptStatus.FAILED
+    assert serving.asked == [(encode_request(request), None)]
+    assert not serving.desk.awaits(request.work_order_id)
+
+
+async def test_a_receipt_that_came_while_its_order_failed_gets_the_word_too(serving: World) -> None:
+    request = await serving.order()
+    await serving.create(request)
+    await serving.finish(request, OrderFailure(code=9, message="no"))
+    # The receipt was not there yet when the order was handed over.
+    await serving.desk.finished(WORKER_ID, request.work_order_id, Failed(1, 9, "no"))
+    await settled(serving, request)
+    assert await serving.status(request) == ReceiptStatus.FAILED
+    assert serving.asked == [(encode_request(request), None)]
+
+
+async def test_of_an_order_that_was_answered_too_late_nothing_is_said(serving: World) -> None:
+    serving.answers = [Failed(1, int(WorkOrderCode.INVALID_PARAMETER), "has answered the order")]
     request = await serving.order()
     await serving.create(request)
     await serving.store.orders.cancel(request.work_order_id, OrderFailure(code=1, message="withdrawn"))
     assert (await serving.service.retrieve(request.work_order_id)).status == ReceiptStatus.PENDING
     await settled(serving, request)
-    assert serving.asked == []
+    assert ("worker", "unsigned", 1) in serving.counts.items()
+
+
+async def test_a_refusal_that_was_noted_before_a_crash_is_not_asked_for_again(world: World) -> None:
+    request = await world.order()
+    await world.create(request)
+    failed = Failed(1, 9, "no", R, word(request.work_order_id, ReceiptStatus.FAILED))
+    await world.desk.refused(WORKER_ID, request.work_order_id, failed)
+    await world.finish(request, OrderFailure(code=9, message="no"))
+    again = asyncio.create_task(world.desk.serve(WORKER_ID, world.sign))
+    await settled(world, request)
+    again.cancel()
+    await asyncio.gather(again, return_exceptions=True)
+    assert await world.status(request) == ReceiptStatus.FAILED
+    assert world.asked == []
+
+
+async def test_what_becomes_of_receipts_is_counted(serving: World) -> None:
+    request = await serving.order()
+    await serving.create(request)
+    with pytest.raises(GeneralError):
+        await serving.create(request)
+    serving.store.faults.fail("receipts.create")
+    with pytest.raises(GeneralError):
+        await serving.create(await serving.order())
+    counts = {(kind, outcome): count for kind, outcome, count in serving.counts.items()}
+    assert {name: count for name, count in counts.items() if count} == {
+        ("creation", "accepted"): 1,
+        ("creation", "refused"): 1,
+        ("creation", "error"): 1,
+    }
 
 
 async def test_an_enclave_that_cannot_sign_leaves_the_receipt_as_it_was(serving: World) -> None:

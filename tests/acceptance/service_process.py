@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,9 @@ class Requester:
     async def meet_worker(self) -> AppraisedWorker:
         _, body = await self.post(encode_call("WorkerRetrieve", {"workerId": WORKER_ID}, 1))
         record = decode_record(decode_answer(body).result_or_raise(GeneralError))
-        report, worker = appraise_worker(record, TrustPolicy.development(), worker_id=WORKER_ID)
+        report, worker = appraise_worker(
+            record, TrustPolicy.development(), worker_id=WORKER_ID, as_of=datetime.now(UTC)
+        )
         report.raise_for_verdict()
         assert worker is not None
         self.worker = worker

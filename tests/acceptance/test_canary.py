@@ -26,7 +26,7 @@ from service_process import SUITES, WORKER_ID, Requester, ServiceProcess
 from avalon_core.crypto.orders import SealedOrder
 from avalon_core.crypto.receipts import create_receipt, sign_update
 from avalon_core.crypto.signing import SigningKey
-from avalon_enclave.platforms.simulated import SimulatedPlatform
+from avalon_enclave.platforms.simulated import SimulatedTee
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(180)]
 
@@ -177,8 +177,10 @@ def found_in_memory(pid: int, secrets_: list[bytes]) -> set[bytes]:
 def private_keys(service: ServiceProcess) -> list[bytes]:
     """What the enclave sealed: possible because the platform is simulated."""
     [sealed] = service.data_dir.glob("workers/*/sealed-keys")
-    platform = SimulatedPlatform(
-        role="singleton", state_path=service.data_dir / "workers" / "simulated-platform"
+    platform = SimulatedTee(
+        role="singleton",
+        quoting_socket=None,
+        state_path=service.data_dir / "workers" / "simulated-platform",
     )
     plain = msgspec.msgpack.decode(platform.unseal(sealed.read_bytes()))
     # Of the RSA key the end: its beginning is the public modulus.

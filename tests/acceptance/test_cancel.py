@@ -26,7 +26,7 @@ Start = Callable[..., ServiceProcess]
 def service(tmp_path_factory: pytest.TempPathFactory, slow_workload: Path) -> Iterator[ServiceProcess]:
     running = ServiceProcess(
         tmp_path_factory.mktemp("service") / "data",
-        environment={"PYTHONPATH": str(slow_workload), "AVALON_ENCLAVE_THREADS": "1"},
+        environment={"PYTHONPATH": str(slow_workload), "AVALON_ENCLAVE_CHILDREN": "1"},
     )
     try:
         yield running.wait_ready()
@@ -74,9 +74,9 @@ async def test_a_running_order_is_cancelled_and_its_workload_ended(
     told = (await waiting)["error"]
     assert told["code"] == 1
     assert "cancelled by its requester" in told["message"]
-    # There is one thread: the next order is only processed because the workload was ended.
-    after = requester.seal([b"next"])
-    assert requester.open(after, await requester.submit(after, wait=30)) == [b"RESULT: next"]
+    # The workload has one process: the next order is only processed because this one was ended.
+    after = requester.seal([b"0"], workload="test-sleep")
+    assert requester.open(after, await requester.submit(after, wait=30)) == [b"slept"]
     assert time.monotonic() - began < 15
     again = await cancel(requester, proof(sealed))
     assert (again["code"], again["data"]["state"]) == (0, "cancelled")
@@ -98,7 +98,7 @@ async def test_a_finished_order_stays_as_it_is(requester: Requester) -> None:
 
 
 async def test_an_order_waiting_in_line_is_cancelled(requester: Requester) -> None:
-    running, waiting = sleeping(requester), requester.seal([b"x"])
+    running, waiting = sleeping(requester), sleeping(requester)
     await requester.submit(running)
     await requester.submit(waiting)
     assert (await cancel(requester, proof(waiting)))["code"] == 0

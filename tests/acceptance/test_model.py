@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +32,13 @@ from service_process import SUITES, WORKER_ID, Requester, ServiceProcess
 from avalon_core.attestation import TrustPolicy, appraise_worker
 from avalon_core.crypto.cancellation import cancellation_digest
 from avalon_core.crypto.orders import SealedOrder
-from avalon_core.crypto.receipts import create_receipt, sign_update, signed_response_hash
+from avalon_core.crypto.receipts import (
+    RENOUNCED,
+    create_receipt,
+    failure_hash,
+    sign_update,
+    signed_response_hash,
+)
 from avalon_core.crypto.signing import SigningKey
 from avalon_core.protocol.encodings import encode_base64
 from avalon_core.protocol.orders import decode_result
@@ -100,7 +107,7 @@ class Receipt:
     key: SigningKey
     status: int
     word_may_come: bool
-    """The worker has not said its word, and will when the order ends well."""
+    """The worker has not said its word, and will when the order ends."""
 
     updates: list[tuple[str, int, str]] = field(default_factory=list)
     """Updater, type and data."""
@@ -376,7 +383,7 @@ class Surface(RuleBasedStateMachine):
             assert code_of(answer) == 2, answer
             return multiple()
         assert code_of(answer) == 0, answer
-        receipt = Receipt(order, params, key, status, word_may_come=order.state != "failed")
+        receipt = Receipt(order, params, key, status, word_may_come=True)
         self.known_receipts[order.id] = receipt
         return receipt
 
@@ -390,8 +397,10 @@ class Surface(RuleBasedStateMachine):
             receipt.word_may_come = False
             if order.state == "done":
                 self.heard(receipt, PROCESSED)
-            elif order.state == "failed" and result["receiptCurrentStatus"] == FAILED:
-                # It failed while the receipt was created: then the worker's word may have come along, or not.
+            elif order.state == "failed" or order.workload == "test-sleep":
+                self.heard(receipt, FAILED)
+            elif result["receiptCurrentStatus"] == FAILED:
+                # It was cancelled at the moment of its end: what the worker had answered by then, it does not deny.
                 last = self.call(
                     "WorkOrderReceiptUpdateRetrieve", {"workOrderId": order.id, "updateIndex": LAST}
                 )
@@ -410,6 +419,11 @@ class Surface(RuleBasedStateMachine):
         assert (last["updateType"], last["updateCount"]) == (type_, 1)
         if type_ == PROCESSED:
             assert last["updateData"] == self.response_hash(receipt.order)
+        elif receipt.order.state == "failed":
+            error = receipt.order.answer["error"]
+            assert last["updateData"] == self.failure(receipt.order, error["code"], error["message"])
+        elif receipt.order.workload == "test-sleep":
+            assert last["updateData"] == self.failure(receipt.order, 1, RENOUNCED)
         receipt.updates.append((WORKER_ID, type_, last["updateData"]))
         receipt.status = type_
 
@@ -419,6 +433,9 @@ class Surface(RuleBasedStateMachine):
         return encode_base64(
             signed_response_hash(order.sealed.request, result, self.sealer.worker.verification_key)
         )
+
+    def failure(self, order: Order, code: int, message: str) -> str:
+        return encode_base64(failure_hash(order.sealed.request, code, message))
 
     @rule(receipt=receipts)
     def retrieve_receipt(self, receipt: Receipt) -> None:
@@ -740,7 +757,9 @@ def prepare(service: ServiceProcess, caller: Caller) -> None:
     record = decode_record(
         msgspec.json.encode(caller.call("WorkerRetrieve", {"workerId": WORKER_ID})["result"])
     )
-    report, worker = appraise_worker(record, TrustPolicy.development(), worker_id=WORKER_ID)
+    report, worker = appraise_worker(
+        record, TrustPolicy.development(), worker_id=WORKER_ID, as_of=datetime.now(UTC)
+    )
     report.raise_for_verdict()
     Surface.sealer.worker = worker
     Surface.many_requester, Surface.many_organization = os.urandom(32).hex(), os.urandom(32).hex()

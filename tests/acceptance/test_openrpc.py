@@ -12,16 +12,20 @@ from typing import Any
 
 import msgspec
 import pytest
-from foreign_worker import ForeignWorker, token_of
+from foreign_worker import ForeignWorker, call_as, token_of
 from jsonschema import Draft7Validator, Draft202012Validator
 from openrpc_document import Document
 from service_process import SUITES, Requester, ServiceProcess
 
 from avalon_core.attestation import TrustPolicy
+from avalon_core.crypto.manifests import SignedManifest
+from avalon_core.crypto.recovery import split
+from avalon_core.crypto.sealing import HpkePrivateKey
 from avalon_core.crypto.signing import SigningKey
 from avalon_core.protocol.errors import WorkerStatus
 from avalon_core.protocol.receipts import ReceiptStatus
 from avalon_sdk.client import AvalonClient
+from avalon_sdk.errors import ServiceError
 from avalon_sdk.transports.direct import DirectTransport
 
 pytestmark = [
@@ -230,6 +234,19 @@ async def test_what_the_sdk_sends_and_gets_keeps_to_the_schemas(
         await client.register_worker(foreign.worker_id, details, signer=foreign.signing)
         await client.update_worker(foreign.worker_id, details)
         await client.set_worker_status(foreign.worker_id, WorkerStatus.OFF_LINE)
+        for ask in (client.pool_status, client.rotate_pool, client.drain_pool, client.pool_shares):
+            with pytest.raises(ServiceError, match="runs no pool"):
+                await ask()
+        recovery = split(
+            b"state", pool="1a" * 32, owners=[HpkePrivateKey.generate().public_key.hex], threshold=1
+        )
+        for carry in (
+            client.change_pool(SignedManifest(manifest=b"{}")),
+            client.recover_pool(recovery, worker_id=foreign.worker_id),
+            client.return_share(recovery.shares[0]),
+        ):
+            with pytest.raises(ServiceError, match="runs no pool"):
+                await carry
     seen = set()
     for call, answer in transport.exchanges:
         document.check_params(call["method"], call["params"])
@@ -239,6 +256,33 @@ async def test_what_the_sdk_sends_and_gets_keeps_to_the_schemas(
     only_with_many = {"WorkerLookUpNext", "WorkOrderReceiptLookUpNext"}
     assert set(document.methods) - seen <= never | only_with_many
     assert token_of(service) not in msgspec.json.encode(transport.exchanges).decode()
+
+
+_POOL_PARAMS: dict[str, dict[str, str]] = {
+    "PoolStatus": {},
+    "PoolRotate": {},
+    "PoolDrain": {},
+    "PoolShares": {},
+    "PoolChange": {"change": "{}"},
+    "PoolRecover": {"recovery": "{}"},
+    "PoolShare": {"share": "{}"},
+}
+
+
+@pytest.mark.parametrize("method", _POOL_PARAMS)
+async def test_without_a_pool_its_methods_tell_the_operator_so_and_nobody_else(
+    method: str, document: Document, service: ServiceProcess, requester: Requester
+) -> None:
+    assert {name for name in document.methods if name.startswith("Pool")} == set(_POOL_PARAMS)
+    assert document.methods[method]["x-authority"].startswith("the operator")
+    params = _POOL_PARAMS[method]
+    assert (await requester.call(method, params))["error"]["code"] == 3
+    assert (await call_as(requester, "x" * 43, method, params))["error"]["code"] == 3
+    told = (await call_as(requester, token_of(service), method, params))["error"]
+    assert told["code"] == 6
+    assert "avalon up --pool" in told["message"]
+    # Of what form the params are is told first, as everywhere.
+    assert (await call_as(requester, token_of(service), method, {"other": 1}))["error"]["code"] == 2
 
 
 async def test_the_copy_in_the_documentation_is_the_same() -> None:

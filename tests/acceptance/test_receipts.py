@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from service_process import SUITES, WORKER_ID, Requester, ServiceProcess, wait_u
 
 from avalon_core.crypto.orders import Item, OrderDraft, SealedOrder, seal_order
 from avalon_core.crypto.receipts import (
+    RENOUNCED,
     create_receipt,
     failure_hash,
     sign_creation,
@@ -128,64 +130,154 @@ async def test_a_receipt_of_a_finished_order_gets_the_worker_s_word(requester: R
     await assert_worker_s_word(requester, sealed, PROCESSED, response_hash(requester, sealed, answer))
 
 
+class Slow:
+    """A service that hands its enclave one order at a time, and can hold that one up."""
+
+    def __init__(self, service: ServiceProcess, requester: Requester) -> None:
+        self.service = service
+        self.requester = requester
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Nothing is processed meanwhile: so receipts come before their orders are handed over."""
+        enclaves = self.service.enclaves()
+        for enclave in enclaves:
+            enclave.suspend()
+        try:
+            await self.requester.submit(self.requester.seal([b"in front"]))
+            yield
+        finally:
+            for enclave in enclaves:
+                enclave.resume()
+
+
 @pytest.fixture
 async def slow(
     start: Callable[..., ServiceProcess], session: aiohttp.ClientSession, slow_workload: Path
-) -> Requester:
-    """A requester of a service with one slow thread, so that a receipt comes before its order is processed."""
-    environment = {"PYTHONPATH": str(slow_workload), "AVALON_ENCLAVE_THREADS": "1", "AVALON_IN_FLIGHT": "1"}
-    service = start(environment=environment)
+) -> Slow:
+    service = start(environment={"PYTHONPATH": str(slow_workload), "AVALON_IN_FLIGHT": "1"})
     await asyncio.to_thread(service.wait_ready)
     requester = Requester(service.url, session)
     await requester.meet_worker()
-    return requester
+    return Slow(service, requester)
 
 
 @pytest.mark.parametrize("suite", SUITES)
 async def test_a_receipt_of_an_order_that_waits_gets_the_worker_s_word_with_its_answer(
-    slow: Requester, suite: str
+    slow: Slow, suite: str
 ) -> None:
-    await slow.submit(slow.seal([b"0.7"], workload="test-sleep"))
-    sealed = slow.seal([b"x"], suite=suite)
-    await slow.submit(sealed)
-    assert_done(await create(slow, sealed), sealed)
-    assert await status_of(slow, sealed) == PENDING
-    nothing = await retrieve_update(slow, sealed, 1)
-    assert nothing["error"]["code"] == 2
-    assert nothing["error"]["data"]["updateCount"] == 0
-    answer = await slow.result(sealed)
-    assert await status_of(slow, sealed) == PROCESSED
-    await assert_worker_s_word(slow, sealed, PROCESSED, response_hash(slow, sealed, answer))
+    requester = slow.requester
+    async with slow.held():
+        sealed = requester.seal([b"x"], suite=suite)
+        await requester.submit(sealed)
+        assert_done(await create(requester, sealed), sealed)
+        assert await status_of(requester, sealed) == PENDING
+        nothing = await retrieve_update(requester, sealed, 1)
+        assert nothing["error"]["code"] == 2
+        assert nothing["error"]["data"]["updateCount"] == 0
+    answer = await requester.result(sealed)
+    assert await status_of(requester, sealed) == PROCESSED
+    await assert_worker_s_word(requester, sealed, PROCESSED, response_hash(requester, sealed, answer))
 
 
-async def test_a_receipt_of_an_order_in_process_gets_the_worker_s_word(slow: Requester) -> None:
-    sealed = slow.seal([b"0.5"], workload="test-sleep")
-    await slow.submit(sealed)
+async def test_a_receipt_of_an_order_in_process_gets_the_worker_s_word(slow: Slow) -> None:
+    sealed = slow.requester.seal([b"0.5"], workload="test-sleep")
+    await slow.requester.submit(sealed)
     await asyncio.sleep(0.2)
-    assert_done(await create(slow, sealed), sealed)
-    answer = await slow.result(sealed)
-    assert await status_of(slow, sealed) == PROCESSED
-    await assert_worker_s_word(slow, sealed, PROCESSED, response_hash(slow, sealed, answer))
+    assert_done(await create(slow.requester, sealed), sealed)
+    answer = await slow.requester.result(sealed)
+    assert await status_of(slow.requester, sealed) == PROCESSED
+    word = response_hash(slow.requester, sealed, answer)
+    await assert_worker_s_word(slow.requester, sealed, PROCESSED, word)
+
+
+def failure(sealed: SealedOrder, error: dict[str, Any]) -> str:
+    return encode_base64(failure_hash(sealed.request, error["code"], error["message"]))
 
 
 @pytest.mark.parametrize("suite", SUITES)
-async def test_a_refusal_is_signed_too(slow: Requester, suite: str) -> None:
-    await slow.submit(slow.seal([b"0.7"], workload="test-sleep"))
-    sealed = slow.seal([b"x"], workload="no-such-workload", suite=suite)
-    await slow.submit(sealed)
-    assert_done(await create(slow, sealed), sealed)
-    error = (await slow.result(sealed))["error"]
+async def test_a_refusal_is_signed_too(slow: Slow, suite: str) -> None:
+    requester = slow.requester
+    async with slow.held():
+        sealed = requester.seal([b"x"], workload="no-such-workload", suite=suite)
+        await requester.submit(sealed)
+        assert_done(await create(requester, sealed), sealed)
+    error = (await requester.result(sealed))["error"]
     assert error["code"] == 9
-    assert await status_of(slow, sealed) == FAILED
-    data = encode_base64(failure_hash(sealed.request, error["code"], error["message"]))
-    await assert_worker_s_word(slow, sealed, FAILED, data)
+    assert await status_of(requester, sealed) == FAILED
+    await assert_worker_s_word(requester, sealed, FAILED, failure(sealed, error))
 
 
-async def test_a_receipt_of_an_order_that_failed_before_stays_pending(requester: Requester) -> None:
+@pytest.mark.parametrize("suite", SUITES)
+async def test_a_receipt_that_comes_after_the_failure_gets_the_worker_s_word_on_it(
+    slow: Slow, suite: str
+) -> None:
+    requester = slow.requester
+    for sealed, code in (
+        (requester.seal([b"x"], workload="no-such-workload", suite=suite), 9),
+        (requester.seal([b"x"], workload="test-raise", suite=suite), 1),
+    ):
+        error = (await requester.submit(sealed, wait=30))["error"]
+        assert error["code"] == code
+        assert_done(await create(requester, sealed), sealed)
+        assert await status_of(requester, sealed) == FAILED
+        await assert_worker_s_word(requester, sealed, FAILED, failure(sealed, error))
+
+
+async def test_of_an_order_that_the_service_ended_the_worker_says_that_it_will_not_answer_it(
+    slow: Slow,
+) -> None:
+    """Whether it was cancelled, or came too late; whether the receipt was there before or not."""
+    requester = slow.requester
+    renounced = {"code": 1, "message": RENOUNCED}
+    cancelled = requester.seal([b"20"], workload="test-sleep")
+    await requester.submit(cancelled)
+    assert_done(await create(requester, cancelled), cancelled)
+    request = cancelled.request
+    params = {
+        "workOrderId": request.work_order_id,
+        "requesterId": request.requester_id,
+        "encryptedRequestHash": request.encrypted_request_hash,
+    }
+    assert (await requester.call("WorkOrderCancel", params))["error"]["code"] == 0
+    late = requester.seal([b"20"], workload="test-sleep", timeout_msecs=200)
+    assert "not finished within" in (await requester.submit(late))["error"]["message"]
+    assert_done(await create(requester, late), late)
+    for sealed in (cancelled, late):
+        assert await status_of(requester, sealed) == FAILED
+        await assert_worker_s_word(requester, sealed, FAILED, failure(sealed, renounced))
+
+
+async def test_what_the_worker_says_of_a_failure_after_its_enclave_was_started_anew(slow: Slow) -> None:
+    """It has forgotten why; what it says is true all the same."""
+    requester = slow.requester
     sealed = requester.seal([b"x"], workload="no-such-workload")
     assert (await requester.submit(sealed, wait=30))["error"]["code"] == 9
+    for enclave in slow.service.enclaves():
+        enclave.kill()
+    after = requester.seal([b"x"])
+    assert "result" in await requester.submit(after, wait=30)
     assert_done(await create(requester, sealed), sealed)
-    assert await status_of(requester, sealed) == PENDING
+    assert await status_of(requester, sealed) == FAILED
+    data = failure(sealed, {"code": 1, "message": RENOUNCED})
+    await assert_worker_s_word(requester, sealed, FAILED, data)
+
+
+async def test_what_becomes_of_receipts_is_in_the_metrics(slow: Slow) -> None:
+    requester = slow.requester
+    sealed = requester.seal([b"x"])
+    await requester.submit(sealed, wait=30)
+    assert_done(await create(requester, sealed), sealed)
+    assert (await create(requester, sealed))["error"]["code"] == 2
+    assert await status_of(requester, sealed) == PROCESSED
+    text = (await requester.get("/metrics"))[1].decode()
+    for kind, outcome, count in (
+        ("creation", "accepted", 1),
+        ("creation", "refused", 1),
+        ("update", "accepted", 0),
+        ("worker", "processed", 1),
+    ):
+        assert f'avalon_receipts_total{{kind="{kind}",outcome="{outcome}"}} {count}.0' in text
 
 
 async def test_what_is_retrieved_is_what_was_created(requester: Requester) -> None:

@@ -99,6 +99,13 @@ async def real_params(requester: Requester) -> dict[str, list[dict[str, Any]]]:
         ],
         "WorkOrderReceiptLookUp": [{"workerId": WORKER_ID, "receiptStatus": 255}],
         "WorkOrderReceiptLookUpNext": [{"lookUpTag": "after-1-of-2"}],
+        "PoolStatus": [{}],
+        "PoolRotate": [{"workerId": WORKER_ID}],
+        "PoolDrain": [{}],
+        "PoolChange": [{"change": '{"manifest":"e30=","signatures":{}}'}],
+        "PoolShares": [{}],
+        "PoolRecover": [{"recovery": "{}"}],
+        "PoolShare": [{"share": "{}", "workerId": WORKER_ID}],
         "rpc.discover": [{}],
     }
 

@@ -19,6 +19,9 @@ class Event(enum.StrEnum):
     SIMULATED_PLATFORM = "simulated_platform"
     """No hardware protects this enclave."""
 
+    PLATFORM_FOUND = "platform_found"
+    """What the platform found on this machine, and evidence will carry."""
+
     KEYS_NOT_RESTORED = "keys_not_restored"
     """The sealed keys do not open: the enclave ends."""
 
@@ -43,16 +46,39 @@ class Event(enum.StrEnum):
     QUEUE_FULL = "queue_full"
     """The host hands over more than the enclave holds."""
 
+    KME_JOINED = "kme_joined"
+    """A key management enclave and this enclave have proved to each other what they are."""
+
+    KME_SERVING = "kme_serving"
+    """This key management enclave has the pool's keys and opens orders."""
+
+    WPE_JOINED = "wpe_joined"
+    """A work order processing enclave was admitted."""
+
+    LINK_CLOSED = "link_closed"
+    """A link to a peer ended: it was refused, broke the rules, or the session is over. The reason says which."""
+
+    ROLLBACK_DETECTED = "rollback_detected"
+    """A peer has seen a newer seal of this enclave than the host gave it: the host went back in time."""
+
+    POOL_RESTORED_ALONE = "pool_restored_alone"
+    """The pool's state was restored without a peer to ask whether it is the newest."""
+
     CHANNEL_BROKEN = "channel_broken"
     """The host broke the rules of the channel: the enclave ends."""
 
 
 _LEVELS = {
     Event.SIMULATED_PLATFORM: "warning",
+    Event.PLATFORM_FOUND: "info",
     Event.KEYS_NOT_RESTORED: "error",
     Event.WORKLOAD_WEDGED: "error",
     Event.ORDER_NOT_PROCESSED: "error",
     Event.CHANNEL_BROKEN: "error",
+    Event.ROLLBACK_DETECTED: "error",
+    Event.KME_JOINED: "info",
+    Event.KME_SERVING: "info",
+    Event.WPE_JOINED: "info",
 }
 _LEAST_INTERVAL_SECONDS = {
     Event.LEGACY_ORDER_ACCEPTED: 60.0,

@@ -3,30 +3,37 @@
 A role gives the parts (what to offer, what to do with a message); this is the order in which they happen.
 """
 
+from __future__ import annotations
+
 import os
 import threading
-from collections.abc import Callable, Iterator
-from typing import assert_never
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
 
-from avalon_core.attestation import report_data
+from avalon_core.attestation.binding import report_data
 from avalon_core.channel.messages import (
     Cancel,
     Configure,
+    EvidenceRefreshed,
     KeySigned,
     Ping,
     Pong,
     Process,
+    RefreshEvidence,
     Shutdown,
     SignKey,
     SignReceipt,
     Started,
     ToEnclave,
 )
+from avalon_core.channel.pool_messages import LinkClosed, LinkFrame, LinkOpened, PoolCommand
 from avalon_core.crypto.registry import key_nonce
 from avalon_core.crypto.signing import digest_of_text
 from avalon_core.errors import ChannelError
+from avalon_core.protocol.encodings import encode_base64
 from avalon_core.protocol.ids import HexStr, worker_id_of
 from avalon_core.protocol.orders import FORMAT_HPKE, FORMAT_JSON_RPC
 from avalon_core.protocol.workers import KeyBinding, WorkerDetails, WorkerTypeData, WorkloadInfo
@@ -35,9 +42,14 @@ from avalon_enclave.events import Event, Journal
 from avalon_enclave.executor import Executor
 from avalon_enclave.host_channel import HostChannel
 from avalon_enclave.keystore import KeyStore, Owner, make_keys, restore_keys, seal_keys
+from avalon_enclave.launch import check_launch
 from avalon_enclave.platforms import Platform
 
+if TYPE_CHECKING:
+    from avalon_enclave.pool.state import Pool
+
 MAX_THREADS = 64
+MAX_CHILDREN = 64
 MAX_NAME_CHARS = 256
 SHUTDOWN_SECONDS = 10.0
 """For orders in flight, once the host says Shutdown."""
@@ -45,11 +57,13 @@ SHUTDOWN_SECONDS = 10.0
 _NONCE_BYTES = 32
 
 
-def await_configure(messages: Iterator[ToEnclave]) -> Configure | None:
+def await_configure(messages: Iterator[ToEnclave], measured: Mapping[str, str]) -> Configure | None:
     """The configuration, which the host sends first. None: the host is gone.
 
+    ``measured``: what the host said at launch (:attr:`HostChannel.measured`).
+
     Raises:
-        StartRefused: the host sent something else, or a value that cannot be.
+        StartRefused: the host sent something else, a value that cannot be, or otherwise than it said at launch.
     """
     message = next(messages, None)
     if message is None:
@@ -59,6 +73,7 @@ def await_configure(messages: Iterator[ToEnclave]) -> Configure | None:
     fault = _fault(message)
     if fault is not None:
         raise StartRefused(f"the host's configuration cannot be: {fault}")
+    check_launch(measured, message)
     return message
 
 
@@ -71,6 +86,8 @@ def _fault(configure: Configure) -> str | None:
         return f"tenant: expected 1 to {MAX_NAME_CHARS} characters, or none"
     if not 1 <= configure.threads <= MAX_THREADS:
         return f"threads: got {configure.threads}, expected 1 to {MAX_THREADS}"
+    if not 1 <= configure.children <= MAX_CHILDREN:
+        return f"children: got {configure.children}, expected 1 to {MAX_CHILDREN}"
     return None
 
 
@@ -91,9 +108,36 @@ def obtain_keys(configure: Configure, role: str, platform: Platform, journal: Jo
 
 
 def announce(
-    configure: Configure, keys: KeyStore, platform: Platform, workloads: tuple[WorkloadInfo, ...]
+    configure: Configure,
+    keys: KeyStore,
+    platform: Platform,
+    workloads: tuple[WorkloadInfo, ...],
+    *,
+    pool: Pool | None = None,
 ) -> Started:
-    """Have the platform vouch for the keys, and describe the worker."""
+    """Have the platform vouch for the keys, and describe the worker. ``pool``: the pool whose keys they are.
+
+    Raises:
+        StartRefused: the platform cannot vouch, or cannot seal, as it is set up.
+    """
+    return Started(
+        details=describe(keys, platform, workloads, pool=pool),
+        measurement=platform.measurement(),
+        platform=platform.name,
+        simulated=platform.simulated,
+        sealed_keys=seal_keys(keys, platform) if configure.keys == "sealed" else None,
+        keys_restored=keys.restored,
+    )
+
+
+def describe(
+    keys: KeyStore, platform: Platform, workloads: tuple[WorkloadInfo, ...], *, pool: Pool | None = None
+) -> bytes:
+    """The details of the worker's record, in JSON, with evidence of this moment.
+
+    Raises:
+        StartRefused: the platform cannot vouch as it is set up, or not now.
+    """
     verification_key = keys.signing.verification_key.pem
     rsa_key = keys.encryption.rsa.public_key.pem
     hpke_key = keys.encryption.hpke.public_key.hex
@@ -102,6 +146,9 @@ def announce(
         role=keys.owner.role,
         tenant=keys.owner.tenant,
         nonce=HexStr(os.urandom(_NONCE_BYTES).hex()),
+        issued_at=int(time.time()),
+        pool=pool.pool_id if pool is not None else None,
+        manifest=pool.manifest_digest if pool is not None else None,
     )
     proof_data_type, proof_data = platform.issue_evidence(
         report_data(
@@ -121,6 +168,7 @@ def announce(
         proof_data_type=proof_data_type,
         proof_data=proof_data,
         key_binding=binding,
+        extended_measurements=_measurements_of(pool) if pool is not None else None,
         simulated=platform.simulated,
     )
     details = WorkerDetails(
@@ -128,14 +176,17 @@ def announce(
         work_order_payload_formats=f"{FORMAT_JSON_RPC},{FORMAT_HPKE}",
         workloads=workloads,
     )
-    return Started(
-        details=msgspec.json.encode(details),
-        measurement=platform.measurement(),
-        platform=platform.name,
-        simulated=platform.simulated,
-        sealed_keys=seal_keys(keys, platform) if configure.keys == "sealed" else None,
-        keys_restored=keys.restored,
-    )
+    return msgspec.json.encode(details)
+
+
+def _measurements_of(pool: Pool) -> dict[str, Any]:
+    """What a requester may want to know of a pool beyond the KME's own measurement: the manifests, whose digests the
+    evidence binds.
+    """
+    return {
+        "poolManifest": encode_base64(pool.state.first_manifest),
+        "poolManifestChanges": [msgspec.to_builtins(change) for change in pool.state.changes],
+    }
 
 
 def serve(
@@ -144,8 +195,12 @@ def serve(
     executor: Executor,
     journal: Journal,
     sign_key: Callable[[SignKey], KeySigned],
+    describe_again: Callable[[], bytes],
 ) -> int:
-    """Process orders until the host says Shutdown or closes the channel; returns the exit code."""
+    """Process orders until the host says Shutdown or closes the channel; returns the exit code.
+
+    ``describe_again``: :func:`describe` with what this enclave has.
+    """
     try:
         for message in messages:
             match message:
@@ -155,6 +210,11 @@ def serve(
                     executor.cancel(message.handle)
                 case SignKey():
                     channel.send(sign_key(message))
+                case RefreshEvidence(handle=handle):
+                    # In a thread: the platform may take seconds, and pings and orders must not wait for it.
+                    threading.Thread(
+                        target=_refresh, args=(channel, handle, describe_again), daemon=True
+                    ).start()
                 case Ping():
                     channel.send(Pong(message.sequence))
                 case Shutdown():
@@ -162,12 +222,22 @@ def serve(
                     threading.Thread(target=_drain, args=(channel, executor), daemon=True).start()
                 case Configure():
                     raise ChannelError("the host sent Configure twice")
+                case LinkOpened() | LinkFrame() | LinkClosed() | PoolCommand():
+                    raise ChannelError("the host sent a pool's message to an enclave that is in none")
                 case _:
                     assert_never(message)
     except ChannelError:
         journal.record(Event.CHANNEL_BROKEN)
         return EXIT_CHANNEL_BROKEN
     return EXIT_ENDED
+
+
+def _refresh(channel: HostChannel, handle: int, describe_again: Callable[[], bytes]) -> None:
+    try:
+        channel.send(EvidenceRefreshed(handle, describe_again()))
+    except StartRefused as exc:
+        # What was a reason not to start is none to end: the evidence that is out there is still good.
+        channel.send(EvidenceRefreshed(handle, None, exc.message))
 
 
 def _drain(channel: HostChannel, executor: Executor) -> None:

@@ -10,19 +10,30 @@ from avalon_core.errors import ChannelError
 from avalon_enclave.errors import EXIT_CHANNEL_BROKEN, StartRefused
 from avalon_enclave.hardening import harden
 from avalon_enclave.host_channel import open_channel
+from avalon_enclave.measurement import setting
 from avalon_enclave.platforms import PLATFORMS, PlatformOptions, open_platform
+from avalon_enclave.platforms.simulated import KINDS
 from avalon_enclave.roles import ROLES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run an enclave to its end; returns the exit code (see :mod:`avalon_enclave.errors`)."""
     options = _parser().parse_args(arguments)
+    measured = dict(options.measured)
     try:
         harden()
         platform = open_platform(
-            options.platform, PlatformOptions(role=options.role, state_path=options.platform_state)
+            options.platform,
+            PlatformOptions(
+                role=options.role,
+                state_path=options.platform_state,
+                config_path=options.platform_config,
+                quoting_socket=options.quoting_socket,
+                simulated_kind=options.simulated_kind,
+                measured=measured,
+            ),
         )
-        channel = open_channel(options.channel)
+        channel = open_channel(options.channel, measured=measured)
         return ROLES[options.role](channel, platform)
     except StartRefused as exc:
         _complain(exc.message)
@@ -63,6 +74,33 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="PATH",
         help="file of the simulated platform's seed, made where it does not exist; needed for sealed keys",
+    )
+    parser.add_argument(
+        "--platform-config",
+        type=Path,
+        metavar="PATH",
+        help="file that configures the platform, TOML: tpm needs one; see docs/attestation",
+    )
+    parser.add_argument(
+        "--measured",
+        action="append",
+        default=[],
+        type=setting,
+        metavar="NAME=VALUE",
+        help="what the host will configure that changes what the enclave does; it is measured, and a configuration "
+        "that says otherwise is refused. May be given several times",
+    )
+    parser.add_argument(
+        "--quoting-socket",
+        type=Path,
+        metavar="PATH",
+        help="where the quoting process of the simulated platform listens; its evidence needs one",
+    )
+    parser.add_argument(
+        "--simulated-kind",
+        choices=KINDS,
+        default="sgx",
+        help="which TEE the simulated platform imitates (default: sgx)",
     )
     return parser
 

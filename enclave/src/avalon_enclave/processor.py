@@ -12,27 +12,37 @@
 9. *Run.* The workload, in its runtime (code 1).
 10. *Seal and sign.* In the suite in which the order came.
 
-An order that comes again byte for byte is answered with the result that it was given (:mod:`avalon_enclave.replay`).
+An order that comes again byte for byte is answered with the result that it was given, and one for which the worker has
+signed that it failed is refused for ever (:mod:`avalon_enclave.replay`).
 
 Every refusal is a :class:`WorkOrderError`, whose message quotes nothing of the order.
 """
 
-import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from avalon_core.crypto.dialects import WorkerKeys
-from avalon_core.crypto.orders import OpenedOrder, nonce_reuse, open_order, seal_result, unlock
+from avalon_core.crypto.dialects import OrderKeys, WorkerKeys
+from avalon_core.crypto.orders import (
+    OpenedOrder,
+    PoolVoucher,
+    ResultSigner,
+    nonce_reuse,
+    open_order,
+    seal_result,
+    unlock,
+)
 from avalon_core.crypto.signing import SigningKey, VerificationKey, load_verification_key
 from avalon_core.errors import KeyFormatError
-from avalon_core.protocol.errors import WorkOrderCode, WorkOrderError, invalid_order
+from avalon_core.protocol.errors import WorkOrderCode, WorkOrderError, failed_order, invalid_order
 from avalon_core.protocol.ids import WorkerId, workload_id_of, workload_name_of
 from avalon_core.protocol.orders import WorkOrderRequest, decode_request, encode_result
 from avalon_enclave.receipts import SignedUpdate, sign_failed, sign_finished, sign_processed
 from avalon_enclave.replay import ReplayGuard, fingerprint
 from avalon_enclave.runtimes.base import Control, Runtime
 from avalon_enclave.workloads.base import Context, Limits
+
+CANCELLED = "the order was cancelled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,26 +60,84 @@ class Processed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Secrets:
+    """What one order is opened and answered with."""
+
+    keys: OrderKeys = field(repr=False)
+    signer: ResultSigner = field(repr=False)
+    voucher: PoolVoucher | None = None
+    """In a pool: the pool's word for the key of ``signer``; None where the pool's own key signs."""
+
+
+class Words(Protocol):
+    """Who signs the worker's updates of receipts (:mod:`avalon_enclave.receipts`)."""
+
+    def processed(self, work_order_id: str, response_hash: bytes) -> SignedUpdate:
+        """As :func:`avalon_enclave.receipts.sign_processed`."""
+
+    def finished(self, request: WorkOrderRequest, result: bytes) -> SignedUpdate:
+        """As :func:`avalon_enclave.receipts.sign_finished`."""
+
+    def failed(self, request: WorkOrderRequest, refusal: WorkOrderError) -> SignedUpdate | None:
+        """As :func:`avalon_enclave.receipts.sign_failed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnWords:
+    """The words of an enclave that has the worker's signing key."""
+
+    signer: SigningKey = field(repr=False)
+
+    def processed(self, work_order_id: str, response_hash: bytes) -> SignedUpdate:
+        return sign_processed(self.signer, work_order_id, response_hash)
+
+    def finished(self, request: WorkOrderRequest, result: bytes) -> SignedUpdate:
+        return sign_finished(self.signer, request, result)
+
+    def failed(self, request: WorkOrderRequest, refusal: WorkOrderError) -> SignedUpdate | None:
+        return sign_failed(self.signer, request, refusal)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """An order that has passed the first eight steps. Plaintext: to be let go of as soon as it is finished."""
+
+    order: OpenedOrder = field(repr=False)
+    secrets: Secrets = field(repr=False)
+    runtime: Runtime
+    context: Context
+    print_: bytes
+    legacy: bool
+    receipt: bool
+    """Sign the update of the order's receipt, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Processor:
     """Processes orders of one worker. Immutable, so that any number of threads can use it."""
 
     worker_id: WorkerId
-    keys: WorkerKeys = field(repr=False)
-    signer: SigningKey = field(repr=False)
+    keys: WorkerKeys | None = field(default=None, repr=False)
+    """None in a pool's WPE: each order comes with its secrets."""
+
     runtimes: Mapping[str, Runtime]
     """By workload id in lower-case hex."""
 
+    signer: SigningKey | None = field(default=None, repr=False)
+    """Of results and receipts; None as ``keys``."""
+
+    words: Words | None = field(default=None, repr=False)
+    """Of receipts, where ``signer`` does not sign them."""
+
     accept_legacy: bool = False
     replay: ReplayGuard = field(default_factory=ReplayGuard, repr=False)
-    turn: AbstractContextManager[object] = field(default_factory=threading.Lock, repr=False)
-    """Orders of our suite are opened and sealed one at a time: their cryptography is a handful of calls of some
-    microseconds that each let go of the interpreter, and many threads doing so spend more on taking turns than they
-    win. RSA's millisecond runs beside it, and so does every workload."""
+    step_aside: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Called before a millisecond of RSA, which leaves the interpreter to other threads."""
 
     def process(
         self, params: bytes, registered_key: str | None, control: Control, *, receipt: bool = False
     ) -> Processed:
-        """Process an order.
+        """Process an order from the first step to the last, in this thread.
 
         Args:
             params: of WorkOrderSubmit, JSON.
@@ -80,38 +148,84 @@ class Processor:
         Raises:
             WorkOrderError: as the module says.
         """
-        request = decode_request(params)  # 1
-        if request.worker_id != self.worker_id:
-            raise invalid_order(
-                "workerId: the order is for another worker; retrieve the list of workers again"
-            )
+        opened = self.open(params, registered_key, receipt=receipt)
+        return opened if isinstance(opened, Processed) else self.finish(opened, control)
+
+    def open(
+        self,
+        params: bytes,
+        registered_key: str | None,
+        *,
+        receipt: bool = False,
+        secrets: Secrets | None = None,
+    ) -> "Opened | Processed":
+        """Steps 1 to 8, or at once the result that these very bytes were given before.
+
+        ``secrets``: where another enclave has taken the fourth step.
+
+        Raises:
+            WorkOrderError: as the module says.
+        """
+        request = self._own(params)  # 1
         print_ = fingerprint(params)
         again = self.replay.answer_of(request.work_order_id, print_)
         if again is not None:
-            update = self.sign_receipt(params, again) if receipt else None
+            update = self._words().finished(request, again) if receipt else None
             return Processed(result=again, legacy=False, receipt=update)
-        turn = self.turn if request.is_hpke else nullcontext()
-        with turn:
+        try:
             runtime = self._runtime_of(request)  # 2
             legacy = self._check_legacy(request)  # 3
-            keys = unlock(request, self.keys)  # 4
-            opened = open_order(request, keys, registered_key=_load_registered(registered_key))  # 5
+            if secrets is None:
+                if not request.is_hpke:
+                    self.step_aside()
+                secrets = self._unlock(request)  # 4
+            keys = secrets.keys
+            order = open_order(request, keys, registered_key=_load_registered(registered_key))  # 5
             if keys.own and not request.is_hpke and not self.accept_legacy:  # 6
-                _check_owned(opened)
-            _check_inputs(opened, runtime.limits)  # 7
+                _check_owned(order)
+            _check_inputs(order, runtime.limits)  # 7
             self.replay.admit(request.work_order_id, print_)  # 8
-        outputs = runtime.run(opened.inputs, self._context_of(request, registered_key), control)  # 9
-        with turn:
-            sealed = seal_result(opened, outputs, self.signer)  # 10
+        except WorkOrderError as exc:
+            self.replay.note_refusal(request.work_order_id, print_, exc)
+            raise
+        context = self._context_of(request, registered_key)
+        return Opened(
+            order=order,
+            secrets=secrets,
+            runtime=runtime,
+            context=context,
+            print_=print_,
+            legacy=legacy,
+            receipt=receipt,
+        )
+
+    def finish(self, opened: "Opened", control: Control) -> Processed:
+        """Steps 9 and 10. In any thread; not necessarily the one that opened the order.
+
+        Raises:
+            WorkOrderError: as the module says.
+        """
+        order, request = opened.order, opened.order.request
+        try:
+            outputs = opened.runtime.run(order.inputs, opened.context, control)  # 9
+            if control.cancelled:
+                # What nobody was given must not count as an answer.
+                raise failed_order(CANCELLED)
+            sealed = seal_result(order, outputs, opened.secrets.signer, voucher=opened.secrets.voucher)  # 10
             encoded = encode_result(sealed)
-        result = self.replay.settle(request.work_order_id, print_, encoded)
-        if not receipt:
-            return Processed(result=result, legacy=legacy)
+        except WorkOrderError as exc:
+            if not control.cancelled:
+                self.replay.note_refusal(request.work_order_id, opened.print_, exc)
+            raise
+        result = self.replay.settle(request.work_order_id, opened.print_, encoded)
+        if not opened.receipt:
+            return Processed(result=result, legacy=opened.legacy)
         if result is not encoded:
-            return Processed(result=result, legacy=legacy, receipt=self.sign_receipt(params, result))
-        response_hash = opened.dialect.result_hash(request, sealed, opened.request_hash)
-        update = sign_processed(self.signer, request.work_order_id, response_hash)
-        return Processed(result=result, legacy=legacy, receipt=update)
+            update = self._words().finished(request, result)
+        else:
+            response_hash = order.dialect.result_hash(request, sealed, order.request_hash)
+            update = self._words().processed(request.work_order_id, response_hash)
+        return Processed(result=result, legacy=opened.legacy, receipt=update)
 
     def sign_receipt(self, params: bytes, result: bytes) -> SignedUpdate:
         """Sign the update of a receipt that was created after its order was completed.
@@ -119,11 +233,53 @@ class Processor:
         Raises:
             WorkOrderError: the result is not one that this worker signed for this order.
         """
-        return sign_finished(self.signer, self.worker_id, params, result)
+        return self._words().finished(self._own(params), result)
+
+    def sign_unanswered(self, params: bytes) -> SignedUpdate:
+        """Sign the update of a receipt whose order ended without a result; from now on it is not answered.
+
+        Raises:
+            WorkOrderError: code 2, this worker has answered the order, or there can be no receipt.
+        """
+        request = self._own(params)
+        refusal = self.replay.renounce(request.work_order_id, fingerprint(params))
+        if refusal is None:
+            raise invalid_order("workOrderId: this worker has answered the order")
+        signed = self._words().failed(request, refusal)
+        if signed is None:
+            raise invalid_order("the request cannot be hashed")
+        return signed
 
     def sign_refusal(self, params: bytes, refusal: WorkOrderError) -> SignedUpdate | None:
-        """Sign the update of a receipt whose order failed, or None where there can be no receipt."""
-        return sign_failed(self.signer, self.worker_id, params, refusal)
+        """Sign the update of a receipt whose order fails now, or None where there can be no receipt."""
+        try:
+            request = self._own(params)
+        except WorkOrderError:
+            return None
+        print_ = fingerprint(params)
+        self.replay.note_refusal(request.work_order_id, print_, refusal)
+        if self.replay.renounce(request.work_order_id, print_) is None:
+            return None
+        return self._words().failed(request, refusal)
+
+    def _words(self) -> Words:
+        if self.words is not None:
+            return self.words
+        assert self.signer is not None, "a processor has a signer, or somebody who signs in its place"
+        return OwnWords(self.signer)
+
+    def _unlock(self, request: WorkOrderRequest) -> Secrets:
+        if self.keys is None or self.signer is None:
+            raise WorkOrderError(WorkOrderCode.BUSY, "the order came without its secrets; submit it again")
+        return Secrets(keys=unlock(request, self.keys), signer=self.signer)
+
+    def _own(self, params: bytes) -> WorkOrderRequest:
+        request = decode_request(params)
+        if request.worker_id != self.worker_id:
+            raise invalid_order(
+                "workerId: the order is for another worker; retrieve the list of workers again"
+            )
+        return request
 
     def _runtime_of(self, request: WorkOrderRequest) -> Runtime:
         runtime = self.runtimes.get(request.workload_id)

@@ -2,8 +2,9 @@
 
 The signing key signs two kinds of statement here and nothing else. PROCESSED names the hash of a result: one that was
 sealed a moment ago, or one that already carries this worker's signature. FAILED names a hash over the request and
-the refusal (see :func:`avalon_core.crypto.receipts.failure_hash`). The host chooses which requests it hands over, so
-it can always have *some* request refused; it cannot have that pass for the refusal of another.
+the refusal (see :func:`avalon_core.crypto.receipts.failure_hash`). The host chooses which requests it hands over, and
+which it has given up, so it can always have *some* request refused; it cannot have that pass for the refusal of
+another. An order for which FAILED was signed is not answered any more (:mod:`avalon_enclave.replay`).
 """
 
 from dataclasses import dataclass
@@ -12,9 +13,8 @@ from avalon_core.crypto.receipts import failure_hash, signed_response_hash
 from avalon_core.crypto.signing import SigningKey
 from avalon_core.errors import EncodingError, SignatureMismatch
 from avalon_core.protocol.encodings import encode_base64
-from avalon_core.protocol.errors import WorkOrderCode, WorkOrderError, invalid_order
-from avalon_core.protocol.ids import WorkerId
-from avalon_core.protocol.orders import decode_request, decode_result
+from avalon_core.protocol.errors import WorkOrderCode, WorkOrderError
+from avalon_core.protocol.orders import WorkOrderRequest, decode_result
 from avalon_core.protocol.receipts import ReceiptStatus, update_digest
 
 
@@ -34,19 +34,15 @@ def sign_processed(signer: SigningKey, work_order_id: str, response_hash: bytes)
     return _sign(signer, work_order_id, ReceiptStatus.PROCESSED, response_hash)
 
 
-def sign_finished(signer: SigningKey, worker_id: WorkerId, params: bytes, result: bytes) -> SignedUpdate:
+def sign_finished(signer: SigningKey, request: WorkOrderRequest, result: bytes) -> SignedUpdate:
     """The update PROCESSED for a result that was sealed earlier. No private key but the signing key is used.
 
-    1. The request is well formed and this worker's (code 2).
-    2. The result is one (code 10).
-    3. It names this order, and carries this worker's signature over its hash (code 4).
+    1. The result is one (code 10).
+    2. It names this order, and carries this worker's signature over its hash (code 4).
 
     Raises:
         WorkOrderError: a step failed; nothing was signed.
     """
-    request = decode_request(params)
-    if request.worker_id != worker_id:
-        raise invalid_order("workerId: the order is for another worker")
     try:
         response_hash = signed_response_hash(request, decode_result(result), signer.verification_key)
     except SignatureMismatch as exc:
@@ -55,15 +51,12 @@ def sign_finished(signer: SigningKey, worker_id: WorkerId, params: bytes, result
 
 
 def sign_failed(
-    signer: SigningKey, worker_id: WorkerId, params: bytes, refusal: WorkOrderError
+    signer: SigningKey, request: WorkOrderRequest, refusal: WorkOrderError
 ) -> SignedUpdate | None:
-    """The update FAILED, or None where the request cannot be read or is another worker's: then there is no receipt."""
+    """The update FAILED, or None where the request cannot be hashed: then there is no receipt."""
     try:
-        request = decode_request(params)
-        if request.worker_id != worker_id:
-            return None
         failed = failure_hash(request, int(refusal.code), refusal.message)
-    except (WorkOrderError, EncodingError):
+    except EncodingError:
         return None
     return _sign(signer, request.work_order_id, ReceiptStatus.FAILED, failed)
 

@@ -12,6 +12,7 @@ from functools import partial
 
 from avalon_core.crypto.manifests import Manifest, encode_manifest, read_manifest
 from avalon_core.errors import HandshakeRefused
+from avalon_enclave.pool.judging import CODE_REFUSED
 from avalon_enclave.pool.kme import KmeNode
 from avalon_enclave.pool.state import PoolState, decode_state, encode_state
 from avalon_enclave.pool.wpe import WpeNode
@@ -41,7 +42,7 @@ def judge(given: bytes, report_data: bytes, role: str, manifest: Manifest) -> No
     allowed = manifest.kme_measurements if role == "kme" else manifest.wpe_measurements
     if measurement.decode(errors="replace") not in allowed:
         raise HandshakeRefused(
-            "measurement", f"not one of the {len(allowed)} that the manifest admits for a {role}"
+            CODE_REFUSED, f"not one of the {len(allowed)} that the manifest admits for a {role}"
         )
     if bound != report_data:
         raise HandshakeRefused("report data", "the evidence binds something else")
@@ -196,10 +197,18 @@ class World:
         else:
             node.link_opened(link, kme=sorted(self.machines).index(responder))
 
+    def link_to_itself(self, name: str) -> None:
+        """The host joins two links of one KME."""
+        self._link += 2
+        machine, ours, theirs = self.machines[name], self._link - 1, self._link
+        self._wires[name, ours] = self._wires[name, theirs] = Wire(((machine, ours), (machine, theirs)))
+        self.nodes[name].link_opened(theirs, initiate=False)
+        self.nodes[name].link_opened(ours, initiate=True)
+
     def carry(self, sender: Machine, link: int, frame: bytes) -> None:
         wire = self._wires.get((sender.name, link))
         if wire is not None and not wire.cut:
-            wire.queues[0 if wire.ends[0][0] is sender else 1].append(frame)
+            wire.queues[0 if wire.ends[0] == (sender, link) else 1].append(frame)
 
     def cut(self, sender: Machine, link: int) -> None:
         wire = self._wires.get((sender.name, link))

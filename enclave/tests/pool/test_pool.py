@@ -3,10 +3,11 @@
 import hashlib
 
 import pytest
+from pool_orders import NONCE, ask, opening, sealed
 from pool_world import World, manifest_of
 
 from avalon_core.channel.pool import OpenOrder, OrderOpened, SignReceipt, SignResult
-from avalon_core.crypto.dialects import AVALON, WorkerPublicKeys
+from avalon_core.crypto.dialects import AVALON
 from avalon_core.crypto.manifests import (
     Manifest,
     SignedManifest,
@@ -15,48 +16,16 @@ from avalon_core.crypto.manifests import (
     read_manifest,
     sign_manifest,
 )
-from avalon_core.crypto.orders import Item, OrderDraft, seal_order, voucher_digest
+from avalon_core.crypto.orders import voucher_digest
 from avalon_core.crypto.signing import SigningKey, load_verification_key
 from avalon_core.errors import PolicyViolation
 from avalon_core.protocol.encodings import encode_base64
-from avalon_core.protocol.ids import HexStr, RequesterId, WorkOrderId, worker_id_of, workload_id_of
+from avalon_core.protocol.ids import HexStr, WorkOrderId
 from avalon_core.protocol.orders import FORMAT_HPKE, header_of
 from avalon_core.protocol.receipts import ReceiptStatus, update_digest
 from avalon_enclave.errors import PoolStateRefused
+from avalon_enclave.pool.judging import CODE_REFUSED
 from avalon_enclave.pool.state import digest_of_state, merge
-
-NONCE = HexStr("00ff")
-
-
-def sealed(pool, order_id="ab01", *, suite=FORMAT_HPKE, epoch=None):
-    """An order to the pool's current keys, or those of an epoch."""
-    keys = (epoch or pool.current).keys
-    draft = OrderDraft(
-        work_order_id=WorkOrderId(order_id),
-        worker_id=worker_id_of(pool.manifest.worker_name),
-        workload_id=workload_id_of("echo-result"),
-        requester_id=RequesterId("cafe"),
-        requester_nonce=NONCE,
-        inputs=[Item(index=0, data=b"a secret of the requester")],
-    )
-    return seal_order(
-        draft, WorkerPublicKeys(rsa=keys.rsa.public_key, hpke=keys.hpke.public_key), suite=suite
-    )
-
-
-def opening(order, *, token=1, fingerprint=None):
-    request = order.request
-    print_ = fingerprint or hashlib.sha256(header_of(request)).digest()[:16]
-    return lambda number: OpenOrder(number, token, header_of(request), print_)
-
-
-def ask(world, wpe, request):
-    """Ask and wait: the answer."""
-    answers = []
-    world.nodes[wpe].ask(request, answers.append)
-    world.run()
-    assert len(answers) == 1
-    return answers[0]
 
 
 @pytest.fixture
@@ -96,7 +65,7 @@ def test_every_order_has_a_signing_key_of_its_own(world):
 
 @pytest.mark.parametrize(
     ("role", "measurement", "reason"),
-    [("wpe", "cc" * 32, "measurement"), ("kme", "cc" * 32, "measurement"), ("wpe", "aa" * 32, "measurement")],
+    [("wpe", "cc" * 32, CODE_REFUSED), ("kme", "cc" * 32, CODE_REFUSED), ("wpe", "aa" * 32, CODE_REFUSED)],
     ids=["a WPE whose code was changed", "a KME whose code was changed", "a KME's code in the role of a WPE"],
 )
 def test_foreign_code_does_not_join(world, role, measurement, reason):
@@ -415,7 +384,7 @@ def test_a_measurement_that_is_admitted_no_more_has_to_go(owners):
     world.run()
     world.connect("wpe-1", "kme-1")
     world.run()
-    assert "measurement" in world.machines["kme-1"].reasons()
+    assert CODE_REFUSED in world.machines["kme-1"].reasons()
     assert not world.nodes["wpe-1"].is_ready
 
 
@@ -447,3 +416,160 @@ def test_a_state_of_another_pool_is_not_merged(world):
     other.kme("other").create()
     with pytest.raises(PoolStateRefused):
         merge(world.nodes["kme-1"].state, other.nodes["other"].state, now=0)
+
+
+# -- several KMEs
+
+
+def two_kmes(**members):
+    world = World(manifest=manifest_of(**members))
+    world.kme("kme-1").create()
+    world.kme("kme-2")
+    world.connect("kme-2", "kme-1")
+    world.run()
+    return world
+
+
+def test_a_wpe_with_a_session_at_each_kme_is_one_wpe():
+    world = two_kmes(max_wpes=2)
+    for number in range(3):
+        world.wpe(f"wpe-{number}")
+        for kme in ("kme-1", "kme-2"):
+            world.connect(f"wpe-{number}", kme)
+            world.run()
+    assert [world.nodes[name].wpes() for name in ("kme-1", "kme-2")] == [2, 2]
+    assert not world.nodes["wpe-2"].is_ready
+
+
+def test_the_wpes_of_a_kme_that_is_gone_take_no_room():
+    world = two_kmes(max_wpes=1)
+    world.wpe("wpe-1")
+    world.connect("wpe-1", "kme-2")
+    world.run()
+    world.wpe("wpe-2")
+    world.connect("wpe-2", "kme-1")
+    world.run()
+    assert world.machines["kme-1"].reasons() == ["too many wpes"]
+    world.kill("kme-2")
+    world.connect("wpe-2", "kme-1")
+    world.run()
+    assert world.nodes["wpe-2"].is_ready
+
+
+def test_a_kme_that_joins_knows_what_was_opened_before():
+    world = two_kmes()
+    for name in ("wpe-1", "wpe-2"):
+        world.wpe(name)
+        world.connect(name, "kme-1")
+        world.run()
+    order = sealed(world.machines["kme-1"].pool)
+    assert ask(world, "wpe-1", opening(order, token=5)).code == 0
+    world.restarted_kme("kme-2")
+    world.connect("kme-2", "kme-1")
+    world.run()
+    world.kill("kme-1")
+    world.connect("wpe-2", "kme-2")
+    world.run()
+    assert ask(world, "wpe-2", opening(order, token=4)).code == 8
+    assert ask(world, "wpe-2", opening(order, token=5)).code == 8
+
+
+def test_a_receipt_is_signed_by_another_kme_than_the_one_that_opened_the_order():
+    world = two_kmes()
+    world.wpe("wpe-1")
+    world.connect("wpe-1", "kme-1")
+    world.run()
+    assert ask(world, "wpe-1", opening(sealed(world.machines["kme-1"].pool))).code == 0
+    world.kill("kme-1")
+    world.connect("wpe-1", "kme-2")
+    world.run()
+    assert ask(world, "wpe-1", lambda number: SignReceipt(number, "ab01", False, bytes(32))).signature
+
+
+def test_a_kme_that_knows_nothing_of_an_order_is_not_the_last_that_is_asked():
+    world = two_kmes()
+    world.cut_all("kme-1", "kme-2")
+    world.wpe("wpe-1")
+    world.connect("wpe-1", "kme-1")
+    world.run()
+    assert ask(world, "wpe-1", opening(sealed(world.machines["kme-1"].pool))).code == 0
+    world.connect("wpe-1", "kme-2")
+    world.run()
+    for _ in range(4):
+        assert ask(world, "wpe-1", lambda number: SignReceipt(number, "ab01", False, bytes(32))).signature
+
+
+def test_orders_are_given_up_when_no_kme_comes_and_all_are_told(world):
+    world.kill("kme-1")
+    world.run()
+    node, heard = world.nodes["wpe-1"], []
+
+    def broken(answer):
+        heard.append(answer)
+        raise RuntimeError
+
+    order = sealed(world.machines["kme-1"].pool)
+    node.ask(opening(order), broken)
+    node.ask(opening(order), heard.append)
+    world.now += 21
+    with pytest.raises(RuntimeError):
+        node.tick()
+    assert heard == [None, None]
+
+
+def test_a_recovered_state_is_sealed_at_once(world):
+    state = world.nodes["kme-1"].state
+    world.kill("kme-1")
+    node = world.kme("kme-2")
+    node.restore(state, 0, alone=True)
+    assert node.is_serving
+    assert world.seals["kme-2"]
+
+
+# -- changed manifests, once more
+
+
+def test_a_kme_whose_code_is_admitted_no_more_stops(owners):
+    world = owned_world(owners)
+    world.nodes["kme-2"].change_manifest(change_of(world.manifest, owners[:2], kme_measurements=("dd" * 32,)))
+    world.run()
+    for name in ("kme-1", "kme-2"):
+        assert not world.nodes[name].is_serving
+        assert "not admitted" in world.machines[name].reasons()
+    assert not world.nodes["wpe-1"].is_ready
+
+
+def test_a_change_ends_the_sessions_at_every_kme_and_handshakes_that_are_under_way(owners):
+    world = owned_world(owners)
+    world.wpe("wpe-2")
+    world.connect("wpe-2", "kme-2")
+    for _ in range(4):
+        world.step()
+    world.nodes["kme-1"].change_manifest(change_of(world.manifest, owners[:2], max_wpes=9))
+    world.run()
+    for name in ("kme-1", "kme-2"):
+        assert world.nodes[name].wpes() == 0
+    assert not world.nodes["wpe-2"].is_ready
+
+
+def test_a_wpe_follows_the_manifest_and_resumes_with_no_kme_that_it_does_not_admit(owners):
+    world = owned_world(owners, kme_measurements=("aa" * 32, "ab" * 32))
+    world.kme("kme-3", measurement="ab" * 32)
+    world.connect("kme-3", "kme-1")
+    world.run()
+    world.connect("wpe-1", "kme-3")
+    world.run()
+    # kme-3 does not hear of it: it is behind a partition.
+    world.cut_all("kme-3", "kme-1")
+    world.cut_all("wpe-1", "kme-3")
+    world.nodes["kme-1"].change_manifest(change_of(world.manifest, owners[:2], kme_measurements=("aa" * 32,)))
+    world.run()
+    # There is nothing to resume; it hears of the change; it has judged anew.
+    for _ in range(3):
+        world.connect("wpe-1", "kme-1")
+        world.run()
+    assert world.nodes["wpe-1"].is_ready
+    world.connect("wpe-1", "kme-3")
+    world.run()
+    assert world.machines["wpe-1"].reasons()[-1] == CODE_REFUSED
+    assert world.nodes["kme-3"].counters.resumed == 0

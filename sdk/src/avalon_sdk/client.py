@@ -7,10 +7,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from avalon_core.attestation import TrustPolicy
+from avalon_core.attestation.policy import TrustPolicy
+from avalon_core.crypto.manifests import SignedManifest
+from avalon_core.crypto.recovery import Recovery, Share
 from avalon_core.crypto.signing import SigningKey, VerificationKey
+from avalon_core.protocol.cancellation import WorkOrderCancelParams
 from avalon_core.protocol.errors import WorkerStatus, WorkerType
 from avalon_core.protocol.ids import RequesterId, WorkerId, WorkOrderId, worker_id_of
+from avalon_core.protocol.pools import (
+    PoolChangeResult,
+    PoolDrainResult,
+    PoolRecoverResult,
+    PoolRotateResult,
+    PoolShareResult,
+    PoolStatusResult,
+)
 from avalon_core.protocol.receipts import ReceiptStatus
 from avalon_core.protocol.registry import EncryptionKeyGrant
 from avalon_core.protocol.workers import WorkerDetails
@@ -18,6 +29,7 @@ from avalon_sdk.authority import TokenSource
 from avalon_sdk.deadline import Deadline, RetryPolicy
 from avalon_sdk.directory import DirectoryWriter, granted_key
 from avalon_sdk.errors import BadRequest
+from avalon_sdk.events import OrderState
 from avalon_sdk.orders import OrderHandle, OrderOutcome
 from avalon_sdk.planning import (
     DEFAULT_TIMEOUT,
@@ -29,12 +41,13 @@ from avalon_sdk.planning import (
     require_hex_id,
     require_requester_id,
 )
+from avalon_sdk.pools import PoolOperator
 from avalon_sdk.progress import Observer, Progress, Step
 from avalon_sdk.receipts import Receipt, ReceiptDesk, ReceiptUpdate
 from avalon_sdk.saved import decode_saved
 from avalon_sdk.transports.base import ReceiptCriteria, Transport, WorkerCriteria
 from avalon_sdk.transports.direct import DirectTransport
-from avalon_sdk.workers import ListedWorker, TrustedWorker, WorkerFinder
+from avalon_sdk.workers import Clock, ListedWorker, TrustedWorker, WorkerFinder, utc_now
 
 DEFAULT_URL = "http://127.0.0.1:1947"
 RECORD_LIFETIME_SECONDS = 300.0
@@ -79,7 +92,9 @@ class AvalonClient:
         requester_id: hex, up to 32 bytes; None: a random one.
         retry: pauses between attempts after a lost connection.
         operator_token: for who runs the service: the path of its operator's token, or a callable that returns it.
-            Never the token itself. Only with an address; it travels with writes to the worker directory alone.
+            Never the token itself. Only with an address; it travels with the operator's calls alone (writes to the worker
+            directory, requesters' keys, orders that the operator cancels, the pool).
+        clock: the time as of which evidence is judged; None: this machine's.
 
     Raises:
         BadRequest: not an address, or not an id.
@@ -93,6 +108,7 @@ class AvalonClient:
         requester_id: str | None = None,
         retry: RetryPolicy | None = None,
         operator_token: TokenSource | Path | None = None,
+        clock: Clock | None = None,
     ) -> None:
         if isinstance(service, str):
             self._transport: Transport = DirectTransport(service, operator_token=operator_token)
@@ -103,7 +119,8 @@ class AvalonClient:
         self._retry = retry or RetryPolicy()
         self._receipts = ReceiptDesk(self._transport, self._retry)
         self._directory = DirectoryWriter(self._transport, self._retry)
-        self._finder = WorkerFinder(self._transport, trust, self._retry)
+        self._pool = PoolOperator(self._transport, self._retry)
+        self._finder = WorkerFinder(self._transport, trust, self._retry, clock or utc_now)
         self.requester_id = require_requester_id(requester_id) or RequesterId(random_id())
         self._found: dict[str | None, tuple[float, TrustedWorker]] = {}
 
@@ -179,7 +196,8 @@ class AvalonClient:
     def resume(self, saved: bytes, *, on_progress: Observer | None = None) -> OrderHandle:
         """Take up an order that another process sealed and saved: wait for it, verify and open its result.
 
-        The worker that it was sealed to is appraised again, under this client's policy. The order cannot be sealed anew.
+        The worker that it was sealed to is appraised again, under this client's policy, as of the time when the order
+        was sealed (a week ago at most). The order cannot be sealed anew.
 
         Args:
             saved: what :meth:`OrderHandle.save` made, or the ``saved`` of a journal's entry. Secret.
@@ -190,7 +208,9 @@ class AvalonClient:
             UntrustedWorker: the worker does not pass now.
         """
         order, sealed = decode_saved(saved)
-        worker = self._finder.readmit(sealed.request.worker_id, order.worker_name, order.record)
+        worker = self._finder.readmit(
+            sealed.request.worker_id, order.worker_name, order.record, sealed_at=order.sealed_at
+        )
         plan = OrderPlan(
             workload=order.workload,
             inputs=(),
@@ -465,6 +485,182 @@ class AvalonClient:
             signer=signer,
         )
 
+    async def push_encryption_key(
+        self,
+        worker_id: str,
+        encryption_key: str,
+        signer: SigningKey,
+        *,
+        encryption_key_nonce: str | None = None,
+        tag: str = "",
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        """Have the service give out an RSA key of a worker that is registered there and runs elsewhere.
+
+        Args:
+            worker_id: hex.
+            encryption_key: PEM of the public key.
+            signer: the worker's own key.
+            encryption_key_nonce: hex; names this key and no other. None: one that follows from the key.
+            tag: hex: of the requester whom it is for. Empty: for all.
+            timeout: seconds.
+
+        Raises:
+            BadRequest, ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+        await self._directory.push_encryption_key(
+            worker_id,
+            encryption_key,
+            signer,
+            Deadline.after(timeout),
+            encryption_key_nonce=encryption_key_nonce,
+            tag=tag,
+        )
+
+    async def set_requester_key(
+        self, requester_id: str, key: VerificationKey | None, *, timeout: float = DEFAULT_TIMEOUT
+    ) -> None:
+        """As the operator: from now on every order of this requester must be signed with this key. None: no longer.
+
+        Raises:
+            BadRequest, ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+        await self._directory.set_requester_key(requester_id, key, Deadline.after(timeout))
+
+    async def requester_key(
+        self, requester_id: str, *, timeout: float = DEFAULT_TIMEOUT
+    ) -> VerificationKey | None:
+        """As the operator: the key with which this requester's orders must be signed; None: there is none.
+
+        Raises:
+            BadRequest, ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+        return await self._directory.requester_key(requester_id, Deadline.after(timeout))
+
+    async def cancel_order(self, order: str, *, timeout: float = DEFAULT_TIMEOUT) -> OrderState:
+        """As the operator: end anybody's order, if it is not finished. Requesters use :meth:`OrderHandle.cancel`.
+
+        Args:
+            order: its id.
+            timeout: seconds.
+
+        Returns:
+            The state that it is in now: CANCELLED, or how it had ended before.
+
+        Raises:
+            OrderRefused: there is no such order, or the caller is not the operator.
+            BadRequest, NotOffered, CannotConnect, BadAnswer, ServiceError
+        """
+        deadline = Deadline.after(timeout)
+        # The operator need not know whose order it is, but the form asks for an id.
+        params = WorkOrderCancelParams(
+            work_order_id=WorkOrderId(require_hex_id(order, "order")), requester_id=self.requester_id
+        )
+        return await self._retry.persist(
+            lambda: self._transport.cancel(params, timeout=deadline.left, as_operator=True), deadline
+        )
+
+    async def pool_status(
+        self, *, worker_id: str | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> PoolStatusResult:
+        """As the operator: what there is to know of the service's pool. The service's word.
+
+        Args:
+            worker_id: which pool; None: the service's only one. So in the methods below.
+            timeout: seconds.
+
+        Raises:
+            ServiceError: code 6 where the service runs no pool. And BadRequest, NotOffered, CannotConnect, BadAnswer.
+        """
+        return await self._pool.status(worker_id, Deadline.after(timeout))
+
+    async def rotate_pool(
+        self, *, worker_id: str | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> PoolRotateResult:
+        """As the operator: have the pool make new encryption keys, with which its record is published anew.
+
+        Orders sealed to the keys before still open for as long as the manifest says. Not tried again where an answer is lost:
+        look at :meth:`pool_status` then.
+
+        Raises:
+            ServiceError, BadRequest, NotOffered, CannotConnect, BadAnswer
+        """
+        return await self._pool.rotate(worker_id, Deadline.after(timeout))
+
+    async def drain_pool(
+        self, *, worker_id: str | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> PoolDrainResult:
+        """As the operator: have the pool finish what it has in hand and claim no more orders.
+
+        Raises:
+            ServiceError, BadRequest, NotOffered, CannotConnect, BadAnswer
+        """
+        return await self._pool.drain(worker_id, Deadline.after(timeout))
+
+    async def change_pool(
+        self, change: SignedManifest, *, worker_id: str | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> PoolChangeResult:
+        """As the operator: change the pool's manifest. The owners decide about it; the operator carries it.
+
+        Args:
+            change: signed by a quorum of the owners of the manifest in force.
+            worker_id: which pool; None: the service's only one.
+            timeout: seconds.
+
+        Raises:
+            ServiceError: code 2 where a rule of the manifest in force does not admit it; the message says which.
+            BadRequest, NotOffered, CannotConnect, BadAnswer
+        """
+        return await self._pool.change(change, worker_id, Deadline.after(timeout))
+
+    async def pool_shares(
+        self, *, worker_id: str | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> Recovery:
+        """As the operator: a recovery file of the pool's present state. It is not secret: it opens for the owners alone.
+
+        Raises:
+            ServiceError: code 2 where the manifest names no recovery keys.
+            BadRequest, NotOffered, CannotConnect, BadAnswer
+        """
+        return await self._pool.shares(worker_id, Deadline.after(timeout))
+
+    async def recover_pool(
+        self, recovery: Recovery, *, worker_id: str | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> PoolRecoverResult:
+        """As the operator: begin the recovery of a pool whose keys are gone, with a KME that was started for it.
+
+        Args:
+            recovery: as :meth:`pool_shares` gave it.
+            worker_id: which pool; None: the service's only one.
+            timeout: seconds.
+
+        Returns:
+            The KME's key for the shares, and evidence that it is its own: for the owners to judge.
+
+        Raises:
+            ServiceError: code 2 where the file is another pool's, or the KME was not started to recover.
+            BadRequest, NotOffered, CannotConnect, BadAnswer
+        """
+        return await self._pool.recover(recovery, worker_id, Deadline.after(timeout))
+
+    async def return_share(
+        self, share: Share, *, worker_id: str | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> PoolShareResult:
+        """As the operator: hand an owner's share to the KME for which the owner has sealed it.
+
+        Not tried again where an answer is lost: look at :meth:`pool_status` then.
+
+        Args:
+            share: as its owner gave it back.
+            worker_id: which pool; None: the service's only one.
+            timeout: seconds.
+
+        Raises:
+            ServiceError: code 2 where the share is not for this KME, or does not fit the others.
+            BadRequest, NotOffered, CannotConnect, BadAnswer
+        """
+        return await self._pool.give_back(share, worker_id, Deadline.after(timeout))
+
     async def _receipt_worker(
         self, work_order_id: WorkOrderId, handle: OrderHandle | None, deadline: Deadline
     ) -> VerificationKey:
@@ -496,10 +692,10 @@ class AvalonClient:
 
     async def _worker(self, wanted: TrustedWorker | str | None, deadline: Deadline) -> TrustedWorker:
         if isinstance(wanted, TrustedWorker):
-            return wanted
+            return await self._finder.renewed(wanted, deadline)
         found_at, found = self._found.get(wanted, (0.0, None))
         if found is not None and time.monotonic() - found_at < RECORD_LIFETIME_SECONDS:
-            return found
+            return await self._finder.renewed(found, deadline)
         worker = await self._finder.find(name=wanted, worker_id=None, deadline=deadline)
         self._found[wanted] = (time.monotonic(), worker)
         return worker
@@ -520,5 +716,5 @@ def _order_of(order: OrderHandle | str) -> tuple[WorkOrderId, OrderHandle | None
 def _tell_checked(plan: OrderPlan, worker: TrustedWorker) -> None:
     if plan.on_progress is not None:
         who = f"{worker.name} ({worker.worker_id})" if worker.name else worker.worker_id
-        detail = f"{who}: {len(worker.report.checks)} checks passed"
+        detail = f"{who}: {worker.mode}, {len(worker.report.checks)} checks passed"
         plan.on_progress(Progress(step=Step.WORKER_CHECKED, detail=detail, simulated=worker.simulated))

@@ -1,4 +1,4 @@
-"""Writing to a service's worker directory, and asking for a worker's encryption key.
+"""Writing to a service's worker directory, and the keys of workers and requesters that a service keeps.
 
 A write needs authority: the operator's token (which the transport carries), or a signature by the worker's own key. What is
 read from the directory is appraised in :mod:`avalon_sdk.workers`.
@@ -9,9 +9,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from avalon_core.crypto.registry import check_details, key_digest, key_request_digest, write_digest
+from avalon_core.crypto.registry import (
+    check_details,
+    key_digest,
+    key_nonce,
+    key_request_digest,
+    write_digest,
+)
 from avalon_core.crypto.sealing import load_rsa_public_key
-from avalon_core.crypto.signing import SigningKey
+from avalon_core.crypto.signing import SigningKey, VerificationKey, load_verification_key
 from avalon_core.errors import EncodingError, KeyFormatError, SignatureMismatch
 from avalon_core.protocol.encodings import decode_base64, encode_base64
 from avalon_core.protocol.errors import WorkerStatus
@@ -19,13 +25,16 @@ from avalon_core.protocol.ids import Base64Str, HexStr, RequesterId, WorkerId
 from avalon_core.protocol.registry import (
     EncryptionKeyGetParams,
     EncryptionKeyGrant,
+    EncryptionKeySetParams,
+    RequesterKeyGetParams,
+    RequesterKeySetParams,
     WorkerRegisterParams,
     WorkerSetStatusParams,
     WorkerUpdateParams,
 )
 from avalon_core.protocol.workers import WorkerDetails
 from avalon_sdk.deadline import Deadline, RetryPolicy
-from avalon_sdk.errors import BadRequest, KeyRefused
+from avalon_sdk.errors import BadAnswer, BadRequest, KeyRefused
 from avalon_sdk.planning import require_hex_id
 from avalon_sdk.transports.base import RegistryWrite, Transport
 from avalon_sdk.workers import TrustedWorker
@@ -85,6 +94,63 @@ class DirectoryWriter:
         )
         await self._write(write, signer, deadline)
 
+    async def push_encryption_key(
+        self,
+        worker_id: str,
+        encryption_key: str,
+        signer: SigningKey,
+        deadline: Deadline,
+        *,
+        encryption_key_nonce: str | None,
+        tag: str,
+    ) -> None:
+        """Have the service give out a key of a worker that it does not host."""
+        try:
+            load_rsa_public_key(encryption_key)
+        except KeyFormatError as exc:
+            raise BadRequest(f"encryption_key: {exc.message}") from exc
+        write = EncryptionKeySetParams(
+            worker_id=WorkerId(require_hex_id(worker_id, "worker_id")),
+            encryption_key=encryption_key,
+            encryption_key_nonce=HexStr(encryption_key_nonce or key_nonce(encryption_key)),
+            tag=tag and require_hex_id(tag, "tag"),
+            signature_nonce=self._next_nonce(),
+            signature=Base64Str(""),
+        )
+        digest = key_digest(
+            worker_id=write.worker_id,
+            encryption_key=write.encryption_key,
+            encryption_key_nonce=write.encryption_key_nonce,
+            tag=write.tag,
+            signature_nonce=write.signature_nonce,
+        )
+        signed = msgspec.structs.replace(write, signature=Base64Str(encode_base64(signer.sign(digest))))
+        # Once, as every signed write.
+        await self._transport.push_encryption_key(signed, timeout=deadline.left)
+
+    async def set_requester_key(
+        self, requester_id: str, key: VerificationKey | None, deadline: Deadline
+    ) -> None:
+        """Register a requester's key, or take it away."""
+        entry = RequesterKeySetParams(
+            requester_id=RequesterId(require_hex_id(requester_id, "requester_id")),
+            verifying_key=key.pem if key is not None else None,
+        )
+        await self._retry.persist(
+            lambda: self._transport.set_requester_key(entry, timeout=deadline.left), deadline
+        )
+
+    async def requester_key(self, requester_id: str, deadline: Deadline) -> VerificationKey | None:
+        """The key that is registered for a requester."""
+        wanted = RequesterKeyGetParams(requester_id=RequesterId(require_hex_id(requester_id, "requester_id")))
+        pem = await self._retry.persist(
+            lambda: self._transport.requester_key(wanted, timeout=deadline.left), deadline
+        )
+        try:
+            return load_verification_key(pem) if pem else None
+        except KeyFormatError as exc:
+            raise BadAnswer(f"the key of requester {requester_id} is none: {exc.message}") from exc
+
     async def _write(self, write: RegistryWrite, signer: SigningKey | None, deadline: Deadline) -> None:
         signed = write if signer is None else self._signed(write, signer)
 
@@ -98,14 +164,15 @@ class DirectoryWriter:
             await self._retry.persist(call, deadline)
 
     def _signed(self, write: RegistryWrite, signer: SigningKey) -> RegistryWrite:
-        """With a nonce larger than that of every write before: milliseconds since the epoch."""
-        self._last_nonce = max(time.time_ns() // 1_000_000, self._last_nonce + 1)
         # Signature and nonce go together, so the digest is over a record that has both.
-        numbered = msgspec.structs.replace(
-            write, signature_nonce=HexStr(f"{self._last_nonce:x}"), signature=Base64Str("")
-        )
+        numbered = msgspec.structs.replace(write, signature_nonce=self._next_nonce(), signature=Base64Str(""))
         signature = encode_base64(signer.sign(write_digest(numbered)))
         return msgspec.structs.replace(numbered, signature=Base64Str(signature))
+
+    def _next_nonce(self) -> HexStr:
+        """Larger than that of every write before: milliseconds since the epoch."""
+        self._last_nonce = max(time.time_ns() // 1_000_000, self._last_nonce + 1)
+        return HexStr(f"{self._last_nonce:x}")
 
 
 async def granted_key(

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from avalon_core.errors import AvalonError
 
 if TYPE_CHECKING:
-    from avalon_core.attestation import AppraisalReport
+    from avalon_core.attestation.checks import AppraisalReport
 
 
 class AvalonClientError(AvalonError):

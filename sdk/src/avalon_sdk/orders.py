@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import anyio
 import msgspec
 
-from avalon_core.attestation import AppraisalReport
+from avalon_core.attestation.checks import AppraisalReport
 from avalon_core.crypto import orders
 from avalon_core.crypto.cancellation import cancellation_digest
 from avalon_core.crypto.orders import SealedOrder, open_result, seal_order
@@ -44,7 +44,7 @@ from avalon_sdk.planning import DEFAULT_TIMEOUT, OrderOptions, OrderPlan
 from avalon_sdk.progress import Progress, Step
 from avalon_sdk.saved import SavedOrder, encode_saved
 from avalon_sdk.transports.base import EncodedOrder, NotReady, Transport
-from avalon_sdk.workers import TrustedWorker, WorkerFinder
+from avalon_sdk.workers import TrustedWorker, WorkerFinder, mode_of
 
 __all__ = ["DEFAULT_TIMEOUT", "OrderHandle", "OrderOptions", "OrderOutcome", "Sizes"]
 
@@ -111,6 +111,11 @@ class OrderOutcome:
     def simulated(self) -> bool:
         """No hardware protected this order."""
         return self.report.claims is None or self.report.claims.simulated
+
+    @property
+    def mode(self) -> str:
+        """What protected this order, in a word: ``sgx``, ``tdx``, ..., or ``SIMULATED sgx``."""
+        return mode_of(self.report)
 
     def texts(self) -> list[str]:
         """The outputs as text.

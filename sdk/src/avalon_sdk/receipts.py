@@ -30,6 +30,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from avalon_core.crypto.receipts import (
+    RENOUNCED,
     create_receipt,
     failure_hash,
     sign_update,
@@ -39,7 +40,7 @@ from avalon_core.crypto.receipts import (
 from avalon_core.crypto.signing import SigningKey, VerificationKey, load_verification_key
 from avalon_core.errors import AvalonError, EncodingError, KeyFormatError, SignatureMismatch
 from avalon_core.protocol.encodings import decode_base64, encode_base64
-from avalon_core.protocol.errors import GeneralCode, GeneralError
+from avalon_core.protocol.errors import GeneralCode, GeneralError, WorkOrderCode
 from avalon_core.protocol.ids import WorkOrderId
 from avalon_core.protocol.receipts import (
     HASH_CHARS,
@@ -56,6 +57,8 @@ from avalon_sdk.errors import BadAnswer, BadRequest, ReceiptRefused, ServiceErro
 from avalon_sdk.orders import OrderHandle
 from avalon_sdk.planning import require_hex_id
 from avalon_sdk.transports.base import ReceiptCriteria, Transport
+
+Agreement = Literal["", "result", "failure", "unanswered"]
 
 MAX_UPDATES = 1000
 """Of one receipt. Services keep some hundred; each costs a call and a signature's check."""
@@ -85,9 +88,10 @@ class ReceiptUpdate:
 
     data: str
     key: VerificationKey = field(repr=False)
-    agrees_with: Literal["", "result", "failure"] = ""
-    """What is at hand and this update names: the verified result, or the very failure that the service told of.
-    Empty: nothing is at hand, or it names nothing."""
+    agrees_with: Agreement = ""
+    """What is at hand and this update names: the verified ``result``; the very ``failure`` that the service told of; or
+    ``unanswered``, of an order without a result: the worker vouches that it has not answered it and never will, and not
+    for why (of one that was cancelled, for example). Empty: nothing is at hand, or it names nothing."""
 
     @property
     def type_name(self) -> str:
@@ -416,7 +420,7 @@ def _agreement(
     by: str,
     handle: OrderHandle | None,
     which: str,
-) -> Literal["", "result", "failure"]:
+) -> Agreement:
     if handle is None:
         return ""
     if names_response(found.update_type) and handle.response_hash is not None:
@@ -425,14 +429,19 @@ def _agreement(
                 receipt.work_order_id, f"{which} names another response than the result that was verified"
             )
         return "result"
+    if by != "worker" or found.update_type != ReceiptStatus.FAILED or handle.response_hash is not None:
+        return ""
     failure = handle.failure
-    if by == "worker" and found.update_type == ReceiptStatus.FAILED and failure is not None:
-        try:
-            expected = failure_hash(handle.parsed_request, failure.code, failure.said)
-        except AvalonError:
-            return ""
-        return "failure" if found.update_data == encode_base64(expected) else ""
-    return ""
+    if failure is not None and _names_failure(found, handle, failure.code, failure.said):
+        return "failure"
+    return "unanswered" if _names_failure(found, handle, WorkOrderCode.FAILED, RENOUNCED) else ""
+
+
+def _names_failure(found: ReceiptUpdateResult, handle: OrderHandle, code: int, message: str) -> bool:
+    try:
+        return found.update_data == encode_base64(failure_hash(handle.parsed_request, code, message))
+    except AvalonError:
+        return False
 
 
 def _replayed(receipt: Receipt, updates: Sequence[ReceiptUpdate]) -> int:

@@ -11,11 +11,22 @@ from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from avalon_core.attestation import AppraisalReport, TrustPolicy
+from avalon_core.attestation.checks import AppraisalReport
+from avalon_core.attestation.policy import TrustPolicy
+from avalon_core.crypto.manifests import SignedManifest
+from avalon_core.crypto.recovery import Recovery, Share
 from avalon_core.crypto.signing import SigningKey, VerificationKey
 from avalon_core.protocol.errors import WorkerStatus, WorkerType
 from avalon_core.protocol.ids import RequesterId, WorkerId, WorkOrderId
 from avalon_core.protocol.orders import WorkOrderRequest
+from avalon_core.protocol.pools import (
+    PoolChangeResult,
+    PoolDrainResult,
+    PoolRecoverResult,
+    PoolRotateResult,
+    PoolShareResult,
+    PoolStatusResult,
+)
 from avalon_core.protocol.receipts import ReceiptStatus
 from avalon_core.protocol.registry import EncryptionKeyGrant
 from avalon_core.protocol.workers import WorkerDetails, WorkerRecord, WorkloadInfo
@@ -30,7 +41,7 @@ from avalon_sdk.planning import DEFAULT_TIMEOUT, OrderItem, OrderOptions
 from avalon_sdk.progress import Observer
 from avalon_sdk.receipts import Receipt, ReceiptUpdate
 from avalon_sdk.transports.base import Transport
-from avalon_sdk.workers import ListedWorker, TrustedWorker
+from avalon_sdk.workers import Clock, ListedWorker, TrustedWorker
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -51,9 +62,15 @@ class Client:
         requester_id: str | None = None,
         retry: RetryPolicy | None = None,
         operator_token: TokenSource | Path | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._client = client.AvalonClient(
-            service, trust=trust, requester_id=requester_id, retry=retry, operator_token=operator_token
+            service,
+            trust=trust,
+            requester_id=requester_id,
+            retry=retry,
+            operator_token=operator_token,
+            clock=clock,
         )
         self.requester_id = self._client.requester_id
         self._stack = ExitStack()
@@ -286,6 +303,88 @@ class Client:
             )
         )
 
+    def push_encryption_key(
+        self,
+        worker_id: str,
+        encryption_key: str,
+        signer: SigningKey,
+        *,
+        encryption_key_nonce: str | None = None,
+        tag: str = "",
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        """See :meth:`avalon_sdk.AvalonClient.push_encryption_key`."""
+        self._portal.call(
+            lambda: self._client.push_encryption_key(
+                worker_id,
+                encryption_key,
+                signer,
+                encryption_key_nonce=encryption_key_nonce,
+                tag=tag,
+                timeout=timeout,
+            )
+        )
+
+    def set_requester_key(
+        self, requester_id: str, key: VerificationKey | None, *, timeout: float = DEFAULT_TIMEOUT
+    ) -> None:
+        """See :meth:`avalon_sdk.AvalonClient.set_requester_key`."""
+        self._portal.call(lambda: self._client.set_requester_key(requester_id, key, timeout=timeout))
+
+    def requester_key(self, requester_id: str, *, timeout: float = DEFAULT_TIMEOUT) -> VerificationKey | None:
+        """See :meth:`avalon_sdk.AvalonClient.requester_key`."""
+        return self._portal.call(lambda: self._client.requester_key(requester_id, timeout=timeout))
+
+    def cancel_order(self, order: str, *, timeout: float = DEFAULT_TIMEOUT) -> OrderState:
+        """See :meth:`avalon_sdk.AvalonClient.cancel_order`."""
+        return self._portal.call(lambda: self._client.cancel_order(order, timeout=timeout))
+
+    def pool_status(
+        self, *, worker_id: str | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> PoolStatusResult:
+        """See :meth:`avalon_sdk.AvalonClient.pool_status`."""
+        return self._portal.call(lambda: self._client.pool_status(worker_id=worker_id, timeout=timeout))
+
+    def rotate_pool(
+        self, *, worker_id: str | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> PoolRotateResult:
+        """See :meth:`avalon_sdk.AvalonClient.rotate_pool`."""
+        return self._portal.call(lambda: self._client.rotate_pool(worker_id=worker_id, timeout=timeout))
+
+    def drain_pool(
+        self, *, worker_id: str | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> PoolDrainResult:
+        """See :meth:`avalon_sdk.AvalonClient.drain_pool`."""
+        return self._portal.call(lambda: self._client.drain_pool(worker_id=worker_id, timeout=timeout))
+
+    def change_pool(
+        self, change: SignedManifest, *, worker_id: str | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> PoolChangeResult:
+        """See :meth:`avalon_sdk.AvalonClient.change_pool`."""
+        return self._portal.call(
+            lambda: self._client.change_pool(change, worker_id=worker_id, timeout=timeout)
+        )
+
+    def pool_shares(self, *, worker_id: str | None = None, timeout: float = DEFAULT_TIMEOUT) -> Recovery:
+        """See :meth:`avalon_sdk.AvalonClient.pool_shares`."""
+        return self._portal.call(lambda: self._client.pool_shares(worker_id=worker_id, timeout=timeout))
+
+    def recover_pool(
+        self, recovery: Recovery, *, worker_id: str | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> PoolRecoverResult:
+        """See :meth:`avalon_sdk.AvalonClient.recover_pool`."""
+        return self._portal.call(
+            lambda: self._client.recover_pool(recovery, worker_id=worker_id, timeout=timeout)
+        )
+
+    def return_share(
+        self, share: Share, *, worker_id: str | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> PoolShareResult:
+        """See :meth:`avalon_sdk.AvalonClient.return_share`."""
+        return self._portal.call(
+            lambda: self._client.return_share(share, worker_id=worker_id, timeout=timeout)
+        )
+
     @property
     def _portal(self) -> BlockingPortal:
         if self._portal_ is None:
@@ -329,6 +428,11 @@ class Worker:
     def simulated(self) -> bool:
         """No hardware protects what is sent to it."""
         return self._worker.simulated
+
+    @property
+    def mode(self) -> str:
+        """See :attr:`avalon_sdk.TrustedWorker.mode`."""
+        return self._worker.mode
 
     @property
     def payload_formats(self) -> frozenset[str]:

@@ -12,6 +12,7 @@ verified, but nothing is protected. Every part of it can be made to misbehave::
 
 import functools
 import hashlib
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -21,8 +22,9 @@ from typing import Any
 import anyio
 import msgspec
 
-from avalon_core.attestation import TrustPolicy, report_data
-from avalon_core.attestation.first import simulated
+from avalon_core.attestation.binding import report_data
+from avalon_core.attestation.policy import TrustPolicy
+from avalon_core.attestation.proof_data import encode
 from avalon_core.crypto.cancellation import check_cancellation
 from avalon_core.crypto.dialects import WorkerKeys
 from avalon_core.crypto.orders import Item, open_order, seal_result, unlock
@@ -45,6 +47,7 @@ from avalon_core.protocol.jsonrpc import Call, decode_envelope, encode_error, en
 from avalon_core.protocol.orders import WorkOrderResult, decode_request, encode_result
 from avalon_core.protocol.registry import EncryptionKeyGrant
 from avalon_core.protocol.workers import KeyBinding, WorkerDetails, WorkerRecord, WorkerTypeData, WorkloadInfo
+from avalon_core.simulator.vendors import EvidenceRequest, SimulatedVendors
 from avalon_sdk.authority import TokenSource
 from avalon_sdk.client import AvalonClient
 from avalon_sdk.deadline import Deadline, RetryPolicy
@@ -53,6 +56,7 @@ from avalon_sdk.events import EventParser
 from avalon_sdk.testing_books import SimulatedDirectory, SimulatedReceipts
 from avalon_sdk.transports.base import ServerEvent
 from avalon_sdk.transports.jsonrpc import JsonRpcTransport, Reply
+from avalon_sdk.workers import Clock, utc_now
 
 __all__ = ["ReceivedCall", "SimulatedService", "SimulatedTransport"]
 
@@ -60,7 +64,10 @@ Workload = Callable[[Sequence[bytes]], Sequence[bytes]]
 """Inputs to outputs, both in the order of their indices."""
 
 MEASUREMENT = hashlib.sha256(b"avalon_sdk.testing: SIMULATED").hexdigest()
-_ISSUED_AT = 1_700_000_000
+_POOL_METHODS = frozenset(
+    {"PoolStatus", "PoolRotate", "PoolDrain", "PoolChange", "PoolShares", "PoolRecover", "PoolShare"}
+)
+_EVENTS_AT = 1_700_000_000
 
 
 def echo_result(inputs: Sequence[bytes]) -> list[bytes]:
@@ -72,6 +79,12 @@ def echo_result(inputs: Sequence[bytes]) -> list[bytes]:
 def _rsa_key() -> RsaPrivateKey:
     """An RSA key takes a third of a second to make, so the services of one process share it."""
     return RsaPrivateKey.generate()
+
+
+@functools.cache
+def _vendors() -> SimulatedVendors:
+    """Vendors make their certificates once, so the services of one process share them, too."""
+    return SimulatedVendors()
 
 
 def _leave_record(_record: dict[str, Any]) -> None:
@@ -120,6 +133,10 @@ class SimulatedService:
     """A service with one worker. Change its members to make it misbehave."""
 
     name: str = "simulated-worker"
+
+    clock: Clock = utc_now
+    """The time at which evidence is issued, and as of which :meth:`client` judges it."""
+
     workloads: dict[str, Workload] = field(default_factory=lambda: {"echo-result": echo_result})
 
     forge_record: Callable[[dict[str, Any]], object] = _leave_record
@@ -164,6 +181,9 @@ class SimulatedService:
     operator_token: str = "operator's token of the SIMULATED service"  # noqa: S105 it protects nothing
     """Allows writes to the worker directory."""
 
+    pool: Callable[[str, dict[str, Any]], Any] | None = None
+    """Answers the operator's methods for a pool: the method's name and its params to the result. None: there is no pool."""
+
     calls: list[ReceivedCall] = field(default_factory=list)
     """What reached it."""
 
@@ -185,6 +205,27 @@ class SimulatedService:
     def rotate_keys(self) -> None:
         """A new HPKE key; orders sealed to the one before no longer open."""
         self._keys = WorkerKeys(rsa=_rsa_key(), hpke=HpkePrivateKey.generate())
+        self.refresh_evidence()
+
+    def refresh_evidence(self) -> None:
+        """Have the simulated machine vouch for the same keys anew, with the collateral of the day."""
+        binding = KeyBinding(
+            worker_id=self.worker_id,
+            role="singleton",
+            nonce=HexStr(os.urandom(32).hex()),
+            issued_at=int(self.clock().timestamp()),
+        )
+        bound = report_data(
+            binding,
+            verification_key=self._signing_key.verification_key.pem,
+            encryption_key=self._keys.rsa.public_key.pem,
+            hpke_encryption_key=self._keys.hpke.public_key.hex,
+        )
+        issued = _vendors().issue(
+            EvidenceRequest(kind="sgx", measurement=bytes.fromhex(MEASUREMENT), report_data=bound),
+            self.clock(),
+        )
+        self._evidence = binding, *encode(issued.evidence, issued.collateral)
 
     def pause(self) -> None:
         """Take orders and process none, until :meth:`resume`."""
@@ -227,7 +268,14 @@ class SimulatedService:
         """A client of this service, in no need of waiting between attempts."""
         retry = RetryPolicy(first_pause=0.001, longest_pause=0.01)
         transport = self.transport(operator_token=operator_token)
-        return AvalonClient(transport, trust=trust or self.trust, requester_id=requester_id, retry=retry)
+        return AvalonClient(
+            transport,
+            trust=trust or self.trust,
+            requester_id=requester_id,
+            retry=retry,
+            # Not self.clock: what a test sets later holds for clients that are there already.
+            clock=lambda: self.clock(),  # noqa: PLW0108
+        )
 
     def has_order(self, work_order_id: str) -> bool:
         """It was submitted."""
@@ -240,21 +288,14 @@ class SimulatedService:
 
     def record(self) -> dict[str, Any]:
         """The worker's record as JSON, as the service gives it."""
-        verification_key = self._signing_key.verification_key.pem
         rsa, hpke = self._keys.rsa.public_key.pem, self._keys.hpke.public_key.hex
-        binding = KeyBinding(worker_id=self.worker_id, role="singleton", nonce=HexStr("00" * 32))
-        bound = report_data(
-            binding, verification_key=verification_key, encryption_key=rsa, hpke_encryption_key=hpke
-        )
-        evidence = simulated.issue(
-            simulated.simulator_root(), measurement=MEASUREMENT, report_data=bound, issued_at=_ISSUED_AT
-        )
+        binding, proof_data_type, proof_data = self._evidence
         data = WorkerTypeData(
-            verification_key=verification_key,
+            verification_key=self._signing_key.verification_key.pem,
             encryption_key=rsa,
             encryption_key_signature=self._sign(rsa),
-            proof_data_type=simulated.PROOF_DATA_TYPE,
-            proof_data=msgspec.to_builtins(evidence),
+            proof_data_type=proof_data_type,
+            proof_data=proof_data,
             hpke_encryption_key=HexStr(hpke),
             hpke_encryption_key_signature=self._sign(hpke),
             key_binding=binding,
@@ -326,8 +367,15 @@ class SimulatedService:
             if named["workerId"] != self.worker_id:
                 raise GeneralError(GeneralCode.INVALID_PARAMETER, "unknown worker")
             return self.record()
+        if method in ("RequesterKeySet", "RequesterKeyGet"):
+            return self.directory.requester_key(named, is_operator=token == self.operator_token)
+        if method in _POOL_METHODS:
+            return self._command_pool(method, named, is_operator=token == self.operator_token)
+        if method == "EncryptionKeySet":
+            self.directory.push_key(params)
         if method == "EncryptionKeyGet":
-            return self._grant(named["requesterId"])
+            pushed = self.directory.keys.get(named["workerId"])
+            return pushed if pushed is not None else self._grant(named["requesterId"])
         if method == "WorkOrderSubmit":
             self._take(params, named["workOrderId"])
             synchronous = named["responseTimeoutMSecs"] / 1000
@@ -338,18 +386,30 @@ class SimulatedService:
             raise WorkOrderError(WorkOrderCode.INVALID_PARAMETER, "unknown work order")
         if method == "WorkOrderCancel":
             return self._cancel(
-                self._orders[named["workOrderId"]], msgspec.json.decode(params, type=WorkOrderCancelParams)
+                self._orders[named["workOrderId"]],
+                msgspec.json.decode(params, type=WorkOrderCancelParams),
+                is_operator=token is not None and token == self.operator_token,
             )
         return await self._result(named["workOrderId"], wait if self.holds_calls else 0)
 
-    def _cancel(self, order: _Order, cancellation: WorkOrderCancelParams) -> None:
+    def _command_pool(self, method: str, named: dict[str, Any], *, is_operator: bool) -> Any:
+        if not is_operator:
+            raise GeneralError(GeneralCode.ACCESS_DENIED, "this needs authority")
+        if self.pool is None:
+            raise GeneralError(
+                GeneralCode.UNSUPPORTED_MODE, "this service runs no pool: start it with 'avalon up --pool'"
+            )
+        return self.pool(method, named)
+
+    def _cancel(self, order: _Order, cancellation: WorkOrderCancelParams, *, is_operator: bool) -> None:
         request = decode_request(order.params)
-        check_cancellation(
-            cancellation,
-            requester_id=request.requester_id,
-            encrypted_request_hash=request.encrypted_request_hash,
-            key=request.verifying_key if request.requester_signature else None,
-        )
+        if not is_operator:
+            check_cancellation(
+                cancellation,
+                requester_id=request.requester_id,
+                encrypted_request_hash=request.encrypted_request_hash,
+                key=request.verifying_key if request.requester_signature else None,
+            )
         if not order.is_final:
             order.answer = WorkOrderError(WorkOrderCode.FAILED, "the order was cancelled by its requester")
             order.enter("cancelled")
@@ -497,7 +557,7 @@ class SimulatedTransport(JsonRpcTransport):
 
 
 def _event(work_order_id: str, state: str, attempts: int) -> dict[str, Any]:
-    return {"workOrderId": work_order_id, "state": state, "at": _ISSUED_AT, "attempts": attempts}
+    return {"workOrderId": work_order_id, "state": state, "at": _EVENTS_AT, "attempts": attempts}
 
 
 def _event_id(event: dict[str, Any]) -> str:

@@ -16,11 +16,18 @@ from avalon_core.crypto.receipts import (
     verify_creation,
     verify_update,
 )
-from avalon_core.crypto.registry import write_digest
+from avalon_core.crypto.registry import key_digest, write_digest
 from avalon_core.crypto.signing import SigningKey, load_verification_key
 from avalon_core.errors import AvalonError
 from avalon_core.protocol.encodings import decode_base64, encode_base64
-from avalon_core.protocol.errors import GeneralCode, GeneralError, WorkerStatus, WorkOrderError
+from avalon_core.protocol.errors import (
+    EncryptionKeyCode,
+    EncryptionKeyError,
+    GeneralCode,
+    GeneralError,
+    WorkerStatus,
+    WorkOrderError,
+)
 from avalon_core.protocol.orders import decode_request, decode_result
 from avalon_core.protocol.receipts import (
     LAST_UPDATE,
@@ -29,7 +36,12 @@ from avalon_core.protocol.receipts import (
     ReceiptUpdateParams,
     status_after,
 )
-from avalon_core.protocol.registry import WorkerRegisterParams, WorkerSetStatusParams, WorkerUpdateParams
+from avalon_core.protocol.registry import (
+    EncryptionKeySetParams,
+    WorkerRegisterParams,
+    WorkerSetStatusParams,
+    WorkerUpdateParams,
+)
 
 Forge = Callable[[dict[str, Any]], object]
 Run = Callable[[str], tuple[bytes, bytes | WorkOrderError | None] | None]
@@ -154,6 +166,11 @@ class SimulatedDirectory:
 
     def __init__(self) -> None:
         self.entries: dict[str, dict[str, Any]] = {}
+        self.keys: dict[str, dict[str, Any]] = {}
+        """What EncryptionKeyGet answers for workers that pushed a key."""
+
+        self.requester_keys: dict[str, str] = {}
+        """PEM by requester id. They are kept, and orders are not held to them."""
 
     def write(self, method: str, params: bytes, *, is_operator: bool) -> None:
         """Carry out one of the three writes."""
@@ -183,6 +200,38 @@ class SimulatedDirectory:
             entry["status"] = write.status
         self.entries[write.worker_id] = entry
         raise GeneralError(GeneralCode.SUCCESS, "done")
+
+    def requester_key(self, named: dict[str, Any], *, is_operator: bool) -> dict[str, Any]:
+        """RequesterKeySet, or where no key is named RequesterKeyGet."""
+        if not is_operator:
+            raise GeneralError(GeneralCode.ACCESS_DENIED, "this needs authority")
+        requester_id = named["requesterId"]
+        if "verifyingKey" not in named:
+            return {"requesterId": requester_id, "verifyingKey": self.requester_keys.get(requester_id)}
+        self.requester_keys.pop(requester_id, None)
+        if named["verifyingKey"]:
+            self.requester_keys[requester_id] = named["verifyingKey"]
+        raise GeneralError(GeneralCode.SUCCESS, "done")
+
+    def push_key(self, params: bytes) -> None:
+        """EncryptionKeySet."""
+        key = msgspec.json.decode(params, type=EncryptionKeySetParams)
+        if key.worker_id not in self.entries:
+            raise EncryptionKeyError(EncryptionKeyCode.INVALID_PARAMETER, "no such worker is registered here")
+        digest = key_digest(
+            worker_id=key.worker_id,
+            encryption_key=key.encryption_key,
+            encryption_key_nonce=key.encryption_key_nonce,
+            tag=key.tag,
+            signature_nonce=key.signature_nonce,
+        )
+        pem = self.entries[key.worker_id]["details"]["workerTypeData"]["verificationKey"]
+        try:
+            load_verification_key(pem).verify(digest, decode_base64(key.signature, what="signature"))
+        except AvalonError as exc:
+            raise EncryptionKeyError(EncryptionKeyCode.ACCESS_DENIED, exc.message) from exc
+        self.keys[key.worker_id] = msgspec.to_builtins(key)
+        raise EncryptionKeyError(EncryptionKeyCode.SUCCESS, "the key is kept")
 
 
 def _authorise(write: WorkerRegisterParams | WorkerUpdateParams | WorkerSetStatusParams, pem: str) -> None:

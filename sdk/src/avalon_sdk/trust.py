@@ -5,20 +5,14 @@ nothing; that is said loudly. Anywhere else the default admits nobody: trust is 
 """
 
 import ipaddress
-import json
-import tomllib
 from pathlib import Path
-from typing import Annotated
 from urllib.parse import urlsplit
 
-import msgspec
-from msgspec import Meta
-
-from avalon_core.attestation import TrustPolicy
+from avalon_core.attestation import policy_text
+from avalon_core.attestation.policy import TrustPolicy
+from avalon_core.attestation.policy_text import MAX_POLICY_BYTES
+from avalon_core.attestation.rules import PolicyFormatError
 from avalon_sdk.errors import BadRequest
-
-MAX_POLICY_BYTES = 1024 * 1024
-"""A policy is some lines; a larger file is a mistake."""
 
 HOW_TO_TRUST = (
     "Pass the measurements that you built or were told: trust=TrustPolicy.production({'<64 hex digits>'}), or "
@@ -28,16 +22,6 @@ HOW_TO_TRUST = (
 
 class SimulatedWorkerWarning(UserWarning):
     """The worker is SIMULATED: no hardware protects the data, its operator can read all of it."""
-
-
-class PolicyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A trust policy as TOML or JSON. An empty one admits nobody."""
-
-    measurements: tuple[Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")], ...] = ()
-    """Lower-case hex of the enclaves that are accepted."""
-
-    accept_simulator: bool = False
-    """Accept the published simulator root: for development, protects nothing."""
 
 
 def is_loopback(url: str) -> bool:
@@ -57,7 +41,9 @@ def default_policy(*, loopback: bool) -> TrustPolicy:
 
 
 def load_policy(path: Path) -> TrustPolicy:
-    """Read a policy file: JSON where its name ends in ``.json``, else TOML.
+    """Read a policy file: JSON where its name ends in ``.json`` or it begins with a brace, else TOML.
+
+    What may stand in it is told in :mod:`avalon_core.attestation.policy_text`. An empty one admits nobody.
 
     Raises:
         BadRequest: not there, too large, or not a policy; the message says what is wrong.
@@ -69,18 +55,7 @@ def load_policy(path: Path) -> TrustPolicy:
         raise BadRequest(
             f"the policy file {path} cannot be read: {exc.strerror}. Give the path of a TOML or JSON file."
         ) from exc
-    if len(raw) > MAX_POLICY_BYTES:
-        raise BadRequest(f"the policy file {path} is too large: expected at most {MAX_POLICY_BYTES} bytes")
     try:
-        text = raw.decode()
-        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-        policy = msgspec.convert(content, PolicyFile, strict=True)
-    except (ValueError, RecursionError) as exc:  # both parsers, UTF-8 and msgspec raise kinds of ValueError
-        raise BadRequest(
-            f"the policy file {path} is not a trust policy: {exc}. Expected measurements = [...] and, for "
-            "development only, accept_simulator = true."
-        ) from exc
-    measurements = frozenset(policy.measurements)
-    if policy.accept_simulator:
-        return TrustPolicy.development(measurements)
-    return TrustPolicy.production(measurements)
+        return policy_text.load_policy_json(raw) if path.suffix == ".json" else policy_text.load_policy(raw)
+    except PolicyFormatError as exc:
+        raise BadRequest(f"the policy file {path} is not a trust policy: {exc.message}") from exc

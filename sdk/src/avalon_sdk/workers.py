@@ -4,21 +4,24 @@ A record is used in these steps; each failure is a typed error, and nothing is e
 
 1. *Retrieve* it under the id that the worker's name gives (the id is a hash of the name).
 2. *Read* it; where it names an id, that must be the one asked for.
-3. *Appraise* its evidence against the policy. A record that passed once passes by its digest.
+3. *Appraise* its evidence against the policy, as of now. A record that passed is good for a while as long as not
+   a byte of it changes: until its collateral ends or its evidence is too old, and for an hour at most.
 4. *Active*: the directory says that the worker takes orders.
 """
 
-import hashlib
 import logging
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from avalon_core.attestation import AppraisalReport, AppraisedWorker, TrustPolicy, Verdict, appraise_worker
+from avalon_core.attestation.checks import AppraisalReport, Verdict
+from avalon_core.attestation.policy import TrustPolicy
+from avalon_core.attestation.workers import AppraisedWorker, appraise_worker
 from avalon_core.errors import PolicyViolation
 from avalon_core.protocol.errors import GeneralError, WorkerStatus
 from avalon_core.protocol.ids import WorkerId, worker_id_of
@@ -33,7 +36,13 @@ MAX_LISTED_WORKERS = 1000
 """A service that lists more is not asked for more: each costs a call and an appraisal."""
 
 MAX_CACHED_APPRAISALS = 256
-"""Records are some kilobytes; their appraisals are kept by digest."""
+"""Workers whose last record that passed is kept, byte for byte: some ten kilobytes each."""
+
+LONGEST_RETROSPECT = timedelta(days=7)
+"""An order that was saved is judged as of its own time, but of none longer ago: services keep results about so long."""
+
+Clock = Callable[[], datetime]
+"""The time, with a zone."""
 
 _ID = re.compile(r"(0x)?[0-9a-fA-F]{1,64}\Z")
 _log = logging.getLogger("avalon_sdk")
@@ -48,7 +57,7 @@ _named_decoder = msgspec.json.Decoder(_NamedRecord)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedWorker:
-    """A worker of the service with what its evidence came to. It may be trusted or not."""
+    """A worker of the service with what its evidence came to at some time. It may be trusted or not."""
 
     worker_id: WorkerId
     record: WorkerRecord
@@ -64,9 +73,13 @@ class ListedWorker:
     @property
     def simulated(self) -> bool:
         """The evidence, or the record itself, says that no hardware stands behind it."""
-        claimed = self.report.claims is not None and self.report.claims.simulated
-        data = self.record.details.worker_type_data
-        return claimed or data.simulated or data.proof_data_type == "TEE-SIMULATED"
+        claims = self.report.claims
+        return self.record.details.worker_type_data.simulated or (claims is not None and claims.simulated)
+
+    @property
+    def mode(self) -> str:
+        """What protects it, in a word: ``sgx``, ``SIMULATED sgx``, or ``unknown`` where its evidence does not verify."""
+        return mode_of(self.report, told=self.record.details.worker_type_data.simulated)
 
     @property
     def status(self) -> str:
@@ -99,6 +112,11 @@ class TrustedWorker:
         return self.report.claims is None or self.report.claims.simulated
 
     @property
+    def mode(self) -> str:
+        """What protects it, in a word: ``sgx``, ``tdx``, ..., or ``SIMULATED sgx``."""
+        return mode_of(self.report)
+
+    @property
     def payload_formats(self) -> frozenset[str]:
         """What it says that it reads."""
         return self.record.details.payload_formats
@@ -125,15 +143,47 @@ class TrustedWorker:
         )
 
 
-class WorkerFinder:
-    """Retrieves and appraises; keeps appraisals by the digest of the record."""
+def mode_of(report: AppraisalReport, *, told: bool = False) -> str:
+    """What protects a worker by its report, in a word. ``told``: its record says that it is simulated."""
+    claims = report.claims
+    if claims is None:
+        return "SIMULATED" if told else "unknown"
+    return f"SIMULATED {claims.tee}" if claims.simulated or told else str(claims.tee)
 
-    def __init__(self, transport: Transport, policy: TrustPolicy | None, retry: RetryPolicy) -> None:
+
+def utc_now() -> datetime:
+    """The clock of this machine."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Passed:
+    """A record that passed, and under which policy."""
+
+    raw: bytes
+    """Compared as it is: that takes a hundredth of the time of a digest over it."""
+
+    policy: TrustPolicy
+    record: WorkerRecord
+    appraised: AppraisedWorker
+
+
+class WorkerFinder:
+    """Retrieves and appraises; keeps what passed."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        policy: TrustPolicy | None,
+        retry: RetryPolicy,
+        clock: Clock = utc_now,
+    ) -> None:
         self._transport = transport
         self._policy_was_given = policy is not None
         self.policy = policy if policy is not None else trust.default_policy(loopback=transport.is_loopback)
         self._retry = retry
-        self._appraisals: OrderedDict[bytes, tuple[AppraisalReport, AppraisedWorker | None]] = OrderedDict()
+        self._clock = clock
+        self._passed: OrderedDict[WorkerId, _Passed] = OrderedDict()
         self._warned = False
 
     async def find(self, *, name: str | None, worker_id: str | None, deadline: Deadline) -> TrustedWorker:
@@ -165,6 +215,22 @@ class WorkerFinder:
             deadline,
             connect_attempts=CONNECT_ATTEMPTS,
         )
+        return self.appraise(worker_id, raw)
+
+    def appraise(self, worker_id: WorkerId, raw: bytes) -> ListedWorker:
+        """Steps 2 and 3, of a record that is at hand. One that passed and is the same costs a comparison.
+
+        Raises:
+            BadAnswer: not a record, or another worker's.
+        """
+        kept = self._kept(worker_id, raw)
+        if kept is not None:
+            return ListedWorker(
+                worker_id=worker_id,
+                record=kept.record,
+                report=kept.appraised.report,
+                appraised=kept.appraised,
+            )
         try:
             record = decode_record(raw)
             named = _named_decoder.decode(raw).worker_id
@@ -175,19 +241,32 @@ class WorkerFinder:
                 f"{self._transport.address} answered the record of another worker: got {named!r:.80}, expected "
                 f"{worker_id!r}"
             )
-        report, appraised = self._appraise(raw, record, worker_id)
+        report, appraised = appraise_worker(record, self.policy, worker_id=worker_id, as_of=self._clock())
+        if appraised is not None:
+            self._passed[worker_id] = _Passed(raw=raw, policy=self.policy, record=record, appraised=appraised)
+            if len(self._passed) > MAX_CACHED_APPRAISALS:
+                self._passed.popitem(last=False)
         return ListedWorker(worker_id=worker_id, record=record, report=report, appraised=appraised)
 
-    def _appraise(
-        self, raw: bytes, record: WorkerRecord, worker_id: WorkerId
-    ) -> tuple[AppraisalReport, AppraisedWorker | None]:
-        digest = hashlib.sha256(worker_id.encode() + b"\0" + raw).digest()
-        found = self._appraisals.get(digest)
-        if found is None:
-            found = self._appraisals[digest] = appraise_worker(record, self.policy, worker_id=worker_id)
-            if len(self._appraisals) > MAX_CACHED_APPRAISALS:
-                self._appraisals.popitem(last=False)
-        return found
+    def _kept(self, worker_id: WorkerId, raw: bytes) -> _Passed | None:
+        """What passed before and is still good, under the policy of now. What did not pass is appraised every time."""
+        kept = self._passed.get(worker_id)
+        if kept is None or kept.raw != raw or kept.policy is not self.policy:
+            return None
+        return kept if self._is_good(kept.appraised) else None
+
+    def _is_good(self, appraised: AppraisedWorker) -> bool:
+        return self._clock().timestamp() < appraised.good_until
+
+    async def renewed(self, worker: TrustedWorker, deadline: Deadline) -> TrustedWorker:
+        """The worker itself while its appraisal is good; then its record is retrieved and appraised again.
+
+        Raises:
+            NoSuchWorker, UntrustedWorker, and what transports raise.
+        """
+        if self._is_good(worker.appraised):
+            return worker
+        return await self.find(name=worker.name, worker_id=worker.worker_id, deadline=deadline)
 
     def _admit(self, listed: ListedWorker, name: str | None) -> TrustedWorker:
         """Step 4, and the error of step 3."""
@@ -254,13 +333,27 @@ class WorkerFinder:
             "look at 'avalon status', or ask the operator."
         )
 
-    def readmit(self, worker_id: WorkerId, name: str | None, record: WorkerRecord) -> TrustedWorker:
+    def readmit(
+        self, worker_id: WorkerId, name: str | None, record: WorkerRecord, *, sealed_at: float | None = None
+    ) -> TrustedWorker:
         """Appraise a record that was kept, under the policy of now. Whether the worker is still active does not matter.
+
+        Args:
+            worker_id: whose record it must be.
+            name: for messages.
+            record: as it was kept.
+            sealed_at: Unix seconds: what was sealed then is judged as of then, within :data:`LONGEST_RETROSPECT`.
+                None: as of now.
 
         Raises:
             UntrustedWorker
         """
-        report, appraised = appraise_worker(record, self.policy, worker_id=worker_id)
+        now = as_of = self._clock()
+        if sealed_at is not None:
+            # Whoever can write the file can write another time into it: it reaches back a little, and never ahead.
+            seconds = min(max(sealed_at, (now - LONGEST_RETROSPECT).timestamp()), now.timestamp())
+            as_of = datetime.fromtimestamp(seconds, UTC)
+        report, appraised = appraise_worker(record, self.policy, worker_id=worker_id, as_of=as_of)
         listed = ListedWorker(worker_id=worker_id, record=record, report=report, appraised=appraised)
         worker = self._trusted(listed, name)
         self._warn_once(worker)

@@ -8,6 +8,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+_LARGE_BYTES = 128 * 1024
+"""From here on, another system call costs less than to copy what is written."""
+
 
 class CorkedTransport:
     """A transport that gathers writes. Whatever else is asked of it goes to the transport beneath."""
@@ -30,7 +33,12 @@ class CorkedTransport:
             held, self._held = self._held, []
             if self._beneath.is_closing():
                 return  # the other end went away meanwhile: asyncio would drop this, but uvloop raises
-            self._beneath.write(held[0] if len(held) == 1 else b"".join(held))
+            if len(held) == 1:
+                self._beneath.write(held[0])
+            elif max(map(len, held)) < _LARGE_BYTES:
+                self._beneath.write(b"".join(held))
+            else:
+                self._beneath.writelines(held)
 
     def close(self) -> None:
         """Write what is held, then close."""

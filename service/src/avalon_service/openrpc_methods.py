@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from avalon_core.crypto.recovery import Recovery
 from avalon_core.protocol.cancellation import WorkOrderCancelParams
 from avalon_core.protocol.errors import (
     EncryptionKeyCode,
@@ -22,6 +23,21 @@ from avalon_core.protocol.errors import (
 )
 from avalon_core.protocol.ids import worker_id_of, workload_id_of
 from avalon_core.protocol.orders import GetResultParams, WorkOrderRequest, WorkOrderResult
+from avalon_core.protocol.pools import (
+    PoolChangeParams,
+    PoolChangeResult,
+    PoolDrainParams,
+    PoolDrainResult,
+    PoolRecoverParams,
+    PoolRecoverResult,
+    PoolRotateParams,
+    PoolRotateResult,
+    PoolShareParams,
+    PoolShareResult,
+    PoolSharesParams,
+    PoolStatusParams,
+    PoolStatusResult,
+)
 from avalon_core.protocol.receipts import (
     ReceiptCreateParams,
     ReceiptLookUpNextParams,
@@ -113,6 +129,7 @@ MEANINGS: Mapping[type[WireError], Mapping[int, str]] = {
         GeneralCode.ACCESS_DENIED: "the caller lacks the authority",
         GeneralCode.INVALID_SIGNATURE: "a signature does not verify, or was used before",
         GeneralCode.NO_MORE_RESULTS: "the look-up is past its end",
+        GeneralCode.UNSUPPORTED_MODE: "the service does not run in the mode that this needs: it runs no pool",
     },
     WorkOrderError: {
         WorkOrderCode.SUCCESS: "done (success is an error object by an old habit of this protocol)",
@@ -201,6 +218,49 @@ _ORDER_CODES = frozenset(
         WorkOrderCode.INVALID_WORKLOAD,
     }
 )
+_POOL_ID, _KEY_ID = "1a" * 32, "1b" * 32
+_POOL_CODES = frozenset(
+    {
+        GeneralCode.UNKNOWN_ERROR,
+        GeneralCode.INVALID_PARAMETER,
+        GeneralCode.ACCESS_DENIED,
+        GeneralCode.UNSUPPORTED_MODE,
+    }
+)
+_SHARE = {"pool": _POOL_ID, "state": "1c" * 32, "threshold": 1, "key": _KEY_ID, "sealed": "00"}
+_RECOVERY = {"pool": _POOL_ID, "state": "AAECAwQFBgcICQoLDA0ODw==", "shares": [_SHARE]}
+_ENCLAVE = {"pid": 4711, "restarts": 0, "measurement": "1d" * 32, "lastEnd": ""}
+_POOL_STATUS = {
+    "worker": "singleton-worker-1",
+    "workerId": _WORKER,
+    "pool": _POOL_ID,
+    "simulated": True,
+    "state": "serving",
+    "epoch": 1,
+    "manifestVersion": 1,
+    "links": 1,
+    "linksEnded": {},
+    "rollbacks": 0,
+    "kmes": [
+        {
+            "name": "kme-1",
+            "state": "serving",
+            **_ENCLAVE,
+            "rollbacks": 0,
+            "enclave": {
+                "instance": "1e" * 16,
+                "serving": True,
+                "revision": 1,
+                "wpes": 1,
+                "counters": {"opened": 0, "refused": 0, "registered": 1, "resumed": 0, "rollbacks": 0},
+                "pool": _POOL_ID,
+                "manifest": {"version": 1, "digest": _POOL_ID},
+                "epochs": [{"number": 1, "made_at": 1_800_000_000, "key": _KEY_ID}],
+            },
+        }
+    ],
+    "wpes": [{"name": "wpe-1", "state": "serving", **_ENCLAVE, "inFlight": 0}],
+}
 _READ = frozenset({GeneralCode.UNKNOWN_ERROR, GeneralCode.INVALID_PARAMETER})
 _WRITE = frozenset(GeneralCode) - {GeneralCode.NO_MORE_RESULTS, GeneralCode.UNSUPPORTED_MODE}
 
@@ -208,6 +268,27 @@ _WRITE = frozenset(GeneralCode) - {GeneralCode.NO_MORE_RESULTS, GeneralCode.UNSU
 def _done(params: Mapping[str, Any], message: str, data: Mapping[str, Any] | None = None) -> Example:
     error: dict[str, Any] = {"code": 0, "message": message}
     return Example(name="success", params=params, error=error | ({"data": data} if data else {}))
+
+
+def _pool_method(
+    name: str,
+    summary: str,
+    params: type[msgspec.Struct],
+    result: type[msgspec.Struct],
+    example: Example,
+) -> MethodSpec:
+    return MethodSpec(
+        name=name,
+        summary=summary,
+        tag="pools",
+        params=params,
+        result=result,
+        space=GeneralError,
+        codes=_POOL_CODES,
+        authority=_OPERATOR,
+        is_ours=True,
+        examples=(example,),
+    )
 
 
 METHODS: tuple[MethodSpec, ...] = (
@@ -492,6 +573,72 @@ METHODS: tuple[MethodSpec, ...] = (
                 params={"requesterId": _REQUESTER, "lookUpTag": "after-100-of-101"},
                 result={"totalCount": 101, "lookupTag": "", "ids": [_ORDER]},
             ),
+        ),
+    ),
+    _pool_method(
+        "PoolStatus",
+        "What there is to know of the service's pool: its enclaves, keys and manifest.",
+        PoolStatusParams,
+        PoolStatusResult,
+        Example(name="one KME, one WPE", params={}, result=_POOL_STATUS),
+    ),
+    _pool_method(
+        "PoolRotate",
+        "Make new encryption keys. Orders sealed to the keys before still open for the manifest's overlap.",
+        PoolRotateParams,
+        PoolRotateResult,
+        Example(name="the second epoch", params={}, result={"epoch": 2}),
+    ),
+    _pool_method(
+        "PoolDrain",
+        "Claim no more orders; what is in hand is finished.",
+        PoolDrainParams,
+        PoolDrainResult,
+        Example(name="drained", params={}, result={"draining": True}),
+    ),
+    _pool_method(
+        "PoolChange",
+        "Change the pool's manifest. A quorum of its owners has signed the change.",
+        PoolChangeParams,
+        PoolChangeResult,
+        Example(
+            name="the second manifest",
+            params={"change": '{"manifest":"e30=","signatures":{}}'},
+            result={"version": 2},
+        ),
+    ),
+    _pool_method(
+        "PoolShares",
+        "A recovery file of the pool's present state: shares that open for the owners alone.",
+        PoolSharesParams,
+        Recovery,
+        Example(name="one owner's share", params={}, result=_RECOVERY),
+    ),
+    _pool_method(
+        "PoolRecover",
+        "Begin the recovery of a pool whose keys are gone: a KME's key for the shares, and its evidence.",
+        PoolRecoverParams,
+        PoolRecoverResult,
+        Example(
+            name="a KME that waits for shares",
+            params={"recovery": '{"pool":"","state":"","shares":[]}'},
+            result={
+                "pool": _POOL_ID,
+                "key": "1f" * 1216,
+                "proofDataType": "TEE-SGX-DCAP",
+                "proofData": {"document": "AAECAw=="},
+            },
+        ),
+    ),
+    _pool_method(
+        "PoolShare",
+        "Hand back an owner's share, sealed to the KME whose evidence the owner has judged.",
+        PoolShareParams,
+        PoolShareResult,
+        Example(
+            name="one of two",
+            params={"share": '{"pool":"","state":"","threshold":2,"key":"","sealed":""}'},
+            result={"shares": 1, "needed": 2, "recovered": False},
         ),
     ),
     MethodSpec(

@@ -21,6 +21,7 @@ DEFAULT_PORT = 1947
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _QUEUED_PER_ADDRESS = 1_000
+_NITRO_REFRESH_SECONDS = 3600.0
 
 _Positive = Annotated[float, Meta(gt=0)]
 _Count = Annotated[int, Meta(ge=1)]
@@ -57,8 +58,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     application_type_id: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{0,64}\Z")] = ""
     """The kind of application that the worker is for, hex; a criterion of look-ups."""
 
-    platform: Literal["simulated"] = "simulated"
-    """Which TEE the enclaves run in. Chosen by name, never guessed."""
+    platform: Literal["simulated", "gramine", "tsm", "nitro", "tpm"] = "simulated"
+    """Which TEE the enclaves run in. Chosen by name, never guessed: ``gramine`` (SGX), ``tsm`` (TDX and SEV-SNP, by
+    Linux's configfs-tsm), ``nitro``, ``tpm``, or ``simulated``, which protects nothing. See docs/attestation."""
+
+    platform_config: str = ""
+    """The TOML file that configures the platform: ``tpm`` needs one, ``gramine`` and ``tsm`` may have one."""
+
+    simulated_kind: Literal["sgx", "tdx"] = "sgx"
+    """Which TEE the simulated platform imitates."""
+
+    evidence_refresh_seconds: Annotated[float, Meta(gt=0, le=7 * 24 * 3600)] = 6 * 3600.0
+    """How often a worker's evidence is issued anew, with the collateral of the day: well within what collateral lasts
+    (about 30 days) and what policies take for the age of evidence. On ``nitro``, whose documents are valid for three
+    hours, every hour at least."""
+
+    enclave_launcher: tuple[str, ...] = ()
+    """Program and arguments that load an enclave, where it is not this Python: ``gramine-sgx, avalon-enclave``. The enclave's
+    own arguments follow."""
+
+    enclave_channel: Annotated[str, Meta(pattern=r"^(fd|unix|tcp(:[0-9]{1,5})?|vsock:[0-9]{1,10})\Z")] = "fd"
+    """How an enclave reaches its host: an inherited descriptor (``fd``); or where its loader passes none, it calls the host
+    at ``unix``, ``tcp`` (on loopback, any free port or ``tcp:PORT``) or ``vsock:PORT``."""
 
     keys: Literal["sealed", "fresh"] = "sealed"
     """``sealed``: the enclave's keys outlive a restart. ``fresh``: new keys at every start, so orders that were
@@ -67,12 +88,43 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     accept_legacy: bool | None = None
     """Accept orders that repeat a (key, iv) pair, as the original's clients send. None: as the profile says."""
 
-    enclave_threads: Annotated[int, Meta(ge=1, le=256)] = 8
+    enclave_threads: Annotated[int, Meta(ge=1, le=64)] = 8
     """Orders that one enclave processes at the same time. More than there are cores, so that a few slow workloads
-    delay nobody else."""
+    delay nobody else. Orders of workloads that run in processes of their own are not counted while they run."""
+
+    enclave_children: Annotated[int, Meta(ge=1, le=64)] = 8
+    """Processes of one enclave in which workloads run at the same time. Each such workload always has one to itself,
+    and beyond that they take turns, so none delays another however slow it is. As many again stay warm."""
+
+    pool: bool = False
+    """Run the worker as a pool: key management enclaves (KMEs) hold its keys, work order processing enclaves (WPEs)
+    process its orders and hold none. See docs/pool.md."""
+
+    pool_kmes: Annotated[int, Meta(ge=1, le=16)] = 2
+    """KMEs on this machine. With one, nobody can tell whether its sealed state was rolled back."""
+
+    pool_wpes: Annotated[int, Meta(ge=0, le=64)] = 2
+    """WPEs on this machine that process orders at the same time. 0: they run elsewhere (``avalon wpe``)."""
+
+    pool_spares: Annotated[int, Meta(ge=0, le=64)] = 0
+    """WPEs that have joined and wait. Where a WPE may process only some orders, spares keep it fast."""
+
+    pool_more: tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...] = ()
+    """Names of further workers, each a pool of its own beside the first, with as many enclaves."""
+
+    pool_manifest: str = ""
+    """File of the manifest with which a new pool begins. Empty: one that admits the enclaves of this installation, and
+    that nobody can change. Without effect once there is a pool."""
+
+    pool_recover: bool = False
+    """Start the first KME without keys, to take the owners' recovery shares (``avalon pool recover``)."""
+
+    pool_listen: str = ""
+    """HOST:PORT where KMEs and WPEs of other machines join (``avalon kme``, ``avalon wpe``). Empty: nowhere."""
 
     in_flight: _Count = 64
-    """Orders handed to one enclave and not yet answered."""
+    """Orders handed to one enclave and not yet answered. Those that wait for a process of the enclave's, or run in
+    one, are not counted (up to 1,024)."""
 
     lease_seconds: _Positive = 15.0
     """How long a host holds an order without a sign of life from its enclave."""
@@ -169,6 +221,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def accepts_legacy(self) -> bool:
         """What ``accept_legacy`` comes to under the profile."""
         return self.accept_legacy if self.accept_legacy is not None else not self.is_production
+
+    @property
+    def evidence_period(self) -> float:
+        """What ``evidence_refresh_seconds`` comes to on the platform."""
+        if self.platform == "nitro":
+            return min(self.evidence_refresh_seconds, _NITRO_REFRESH_SECONDS)
+        return self.evidence_refresh_seconds
 
     @property
     def queued_per_address(self) -> int:

@@ -8,36 +8,52 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import uvicorn
 
+from avalon_core import allocator
+from avalon_core.channel.joining import Enter
+from avalon_core.channel.quoting import Vendor
 from avalon_service.deliveries.addresses import AddressRules
 from avalon_service.deliveries.deliverer import Deliverer
 from avalon_service.deliveries.poster import HttpPoster
 from avalon_service.deliveries.retries import Retries
-from avalon_service.hosts.host import HostState, WorkerHost
-from avalon_service.hosts.process import EnclaveEnded
+from avalon_service.development_policy import FILE_NAME as POLICY_FILE
+from avalon_service.development_policy import write_policy
+from avalon_service.hosts.host import WorkerHost
+from avalon_service.hosts.ports import Host
+from avalon_service.hosts.process import EnclaveCommand, EnclaveEnded
+from avalon_service.hosts.quoting import QuotingManager, QuotingUnavailable
 from avalon_service.hosts.receipts import ReceiptDesk
+from avalon_service.hosts.shift import HostState
 from avalon_service.listener.app import Listener
 from avalon_service.listener.departures import Departures
 from avalon_service.listener.events import EventStreams
 from avalon_service.listener.methods import Methods
 from avalon_service.listener.pages import ServicePages
+from avalon_service.listener.pools import PoolMethods
 from avalon_service.listener.protocol import CorkedProtocol
 from avalon_service.listener.receipts import ReceiptMethods
 from avalon_service.listener.registry import RegistryMethods
 from avalon_service.listener.work_orders import WorkOrderMethods
 from avalon_service.listener.workers import WorkerMethods
+from avalon_service.memory import MemoryKeeper
 from avalon_service.openrpc import DiscoveryMethods
 from avalon_service.orders.errors import ServiceError
 from avalon_service.orders.ports import Store
+from avalon_service.orders.receipt_counts import ReceiptCounts
 from avalon_service.orders.receipts import ReceiptService
 from avalon_service.orders.service import OrderService
+from avalon_service.pool.assembly import open_pool
+from avalon_service.pool.host import PoolHost, PoolUnusable
+from avalon_service.pool.remote import TOKEN_FILE as POOL_TOKEN_FILE
+from avalon_service.pool.remote import Gate, JoinRefused, open_pool_token
 from avalon_service.registry.keys import EncryptionKeys
 from avalon_service.registry.operator import FILE_NAME as TOKEN_FILE
 from avalon_service.registry.operator import Operator, TokenUnusable, open_token
@@ -71,6 +87,8 @@ class Ready:
 
     url: str
     worker: HostState
+    policy: Path | None = None
+    """A trust policy for this very service, where it is SIMULATED."""
 
 
 async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
@@ -84,6 +102,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         CannotStart
     """
     check(settings)
+    allocator.reuse_pages()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -95,16 +114,30 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         store = await _open_store(settings, directory)
         stack.push_async_callback(store.close)
         operator, requesters = _open_authorities(directory)
-        desk = ReceiptDesk(receipts=store.receipts, orders=store.orders, workers=store.workers)
-        host = WorkerHost(
-            settings=settings,
-            orders=store.orders,
-            workers=store.workers,
-            requesters=requesters,
-            receipts=desk,
-            directory=directory / "workers" / settings.worker_name.encode().hex()[:128],
+        receipt_counts = ReceiptCounts()
+        desk = ReceiptDesk(
+            receipts=store.receipts, orders=store.orders, workers=store.workers, counts=receipt_counts
         )
-        hosts: Mapping[str, WorkerHost] = {host.state.worker_id: host}
+        quoting = await _launch_quoting(settings, stack)
+        socket_path = quoting.socket_path if quoting is not None else None
+        pools: list[PoolHost] = []
+        host: Host
+        if settings.pool:
+            pools = await _open_pools(settings, store, directory, requesters, desk, socket_path)
+            host = pools[0]
+            await _open_gate(settings, directory, pools, stack)
+        else:
+            host = WorkerHost(
+                settings=settings,
+                orders=store.orders,
+                workers=store.workers,
+                requesters=requesters,
+                receipts=desk,
+                directory=directory / "workers" / _folder_of(settings),
+                quoting_socket=socket_path,
+            )
+        running: Sequence[Host] = pools or [host]
+        hosts = {one.state.worker_id: one for one in running}
         deliverer = await _open_deliverer(settings, store, stack)
         orders = OrderService(
             store.orders,
@@ -121,6 +154,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
             desk=desk,
             settings=settings,
             requesters=requesters,
+            counts=receipt_counts,
         )
         registry = _registry_methods(settings, store, hosts, operator, requesters)
         version = importlib.metadata.version("avalon-service")
@@ -131,9 +165,15 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
             ReceiptMethods(receipts).table(),
             registry.table(),
             DiscoveryMethods().table(),
-            guarded={**registry.guarded(), **work_orders.guarded()},
+            guarded={
+                **registry.guarded(),
+                **work_orders.guarded(),
+                **PoolMethods(operator, {pool.state.worker_id: pool for pool in pools}).guarded(),
+            },
         )
-        departures = Departures()
+        memory = MemoryKeeper()
+        stack.callback(memory.close)
+        departures = Departures(load_fell=memory.load_fell)
         streams = EventStreams(
             store.orders, limit=settings.max_event_streams, heartbeat=settings.event_heartbeat_seconds
         )
@@ -141,22 +181,116 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
             settings=settings,
             version=version,
             orders=store.orders,
-            hosts=lambda: [host.state],
+            hosts=lambda: [one.state for one in hosts.values()],
             deliveries=store.deliveries,
             streams=streams.__len__,
             calls_under_way=departures.__len__,
             operator=operator,
+            receipts=receipt_counts.items,
+            pools=lambda: [pool.snapshot() for pool in pools],
         )
         listener = Listener(methods, pages, settings, streams, departures)
         await _run(
-            settings,
             listening,
             listener,
-            host,
+            list(hosts.values()),
             partial(_keep_house, orders, receipts, deliverer),
             stop,
-            on_ready,
+            partial(_announce, settings, listening, running, quoting, directory, on_ready),
         )
+
+
+def _folder_of(settings: Settings) -> str:
+    return settings.worker_name.encode().hex()[:128]
+
+
+async def _open_pools(
+    settings: Settings,
+    store: Store,
+    directory: Path,
+    requesters: RequesterKeys,
+    desk: ReceiptDesk,
+    quoting_socket: Path | None,
+) -> list[PoolHost]:
+    """One pool for each worker that the settings name."""
+    state = directory / "workers"
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def command(role: str, name: str, measured: Mapping[str, str]) -> EnclaveCommand:
+        return EnclaveCommand(
+            role=role,
+            platform=settings.platform,
+            platform_state=state / "simulated-platform",
+            platform_config=Path(settings.platform_config) if settings.platform_config else None,
+            quoting_socket=quoting_socket,
+            simulated_kind=settings.simulated_kind,
+            launcher=settings.enclave_launcher,
+            channel=settings.enclave_channel,
+            measured=measured,
+            name=name,
+        )
+
+    pools = []
+    for name in (settings.worker_name, *settings.pool_more):
+        of_worker = msgspec.structs.replace(settings, worker_name=name)
+        try:
+            pools.append(
+                await open_pool(
+                    of_worker,
+                    store=store,
+                    directory=directory / "pools" / _folder_of(of_worker),
+                    requesters=requesters,
+                    receipts=desk,
+                    command=command,
+                )
+            )
+        except PoolUnusable as exc:
+            raise CannotStart(str(exc)) from exc
+    return pools
+
+
+async def _open_gate(
+    settings: Settings, directory: Path, pools: Sequence[PoolHost], stack: AsyncExitStack
+) -> None:
+    """Let enclaves of other machines in, where the settings say so."""
+    if not settings.pool_listen:
+        return
+    by_name = {pool.state.worker_name: pool for pool in pools}
+
+    def places(enter: Enter) -> Mapping[str, str]:
+        pool = by_name.get(enter.worker_name)
+        if pool is None:
+            raise JoinRefused(f"this service runs no pool named {enter.worker_name!r}")
+        pool.may_join(enter)
+        return pool.measured
+
+    host, _, port = settings.pool_listen.rpartition(":")
+    try:
+        gate = Gate(
+            token=open_pool_token(directory),
+            places=places,
+            on_joined=lambda enter, connection: by_name[enter.worker_name].welcome_remote(enter, connection),
+        )
+        address = gate.open(host.strip("[]"), int(port))
+    except (OSError, ValueError, JoinRefused) as exc:
+        raise CannotStart(f"pool_listen: {settings.pool_listen!r}: {exc}; expected HOST:PORT") from exc
+    stack.push_async_callback(gate.close)
+    log.info(
+        "pool takes enclaves of other machines address=%s:%d token=%s", *address, directory / POOL_TOKEN_FILE
+    )
+
+
+async def _host_all(hosts: Sequence[Host]) -> None:
+    """Run all workers; when one fails or ends, all do."""
+    tasks = [asyncio.create_task(host.run(), name=host.state.worker_name) for host in hosts]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for host in hosts:
+            host.stop()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def check(settings: Settings) -> None:
@@ -236,7 +370,7 @@ def _open_authorities(directory: Path) -> tuple[Operator, RequesterKeys]:
 def _registry_methods(
     settings: Settings,
     store: Store,
-    hosts: Mapping[str, WorkerHost],
+    hosts: Mapping[str, Host],
     operator: Operator,
     requesters: RequesterKeys,
 ) -> RegistryMethods:
@@ -267,13 +401,12 @@ async def _open_store(settings: Settings, directory: Path) -> Store:
 
 
 async def _run(
-    settings: Settings,
     listening: socket.socket,
     listener: Listener,
-    host: WorkerHost,
+    hosts: Sequence[Host],
     keep_house: Callable[[], Coroutine[None, None, None]],
     stop: asyncio.Event,
-    on_ready: Callable[[Ready], None],
+    announce: Callable[[], Coroutine[None, None, None]],
 ) -> None:
     server = _Server(
         uvicorn.Config(
@@ -292,16 +425,19 @@ async def _run(
         )
     )
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="listener")
-    hosting = asyncio.create_task(host.run(), name="host")
+    hosting = asyncio.create_task(_host_all(hosts), name="hosts")
     house = asyncio.create_task(keep_house(), name="housekeeping")
-    ready = asyncio.create_task(_announce(settings, listening, host, on_ready), name="announce")
+    ready = asyncio.create_task(announce(), name="announce")
     stopping = asyncio.create_task(stop.wait(), name="stop")
-    watched = {serving, hosting, house, stopping}
+    watched = {serving, hosting, house, ready, stopping}
     try:
         done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {stopping}:
+        if done == {ready} and ready.exception() is None:
+            done, _ = await asyncio.wait(watched - done, return_when=asyncio.FIRST_COMPLETED)
+        # What keeps the quoting process from starting keeps the enclave from it, too: the cause is told.
+        for task in sorted(done - {stopping}, key=lambda task: task is not ready):
             exc = task.exception()
-            if isinstance(exc, EnclaveEnded):
+            if isinstance(exc, EnclaveEnded | PoolUnusable | QuotingUnavailable):
                 raise CannotStart(str(exc)) from exc
             if exc is not None:
                 raise exc
@@ -311,7 +447,8 @@ async def _run(
         house.cancel()
         listener.close()
         server.should_exit = True
-        host.stop()
+        for host in hosts:
+            host.stop()
         await asyncio.gather(serving, hosting, house, ready, return_exceptions=True)
         stopping.cancel()
 
@@ -350,13 +487,47 @@ async def _open_deliverer(settings: Settings, store: Store, stack: AsyncExitStac
     return deliverer
 
 
+async def _launch_quoting(settings: Settings, stack: AsyncExitStack) -> QuotingManager | None:
+    """Start the quoting process of a SIMULATED machine; it gets ready while the enclave starts. None: real hardware."""
+    if settings.platform not in SIMULATED_PLATFORMS:
+        return None
+    quoting = QuotingManager()
+    try:
+        await quoting.launch()
+    except OSError as exc:
+        raise CannotStart(f"the SIMULATED quoting process cannot be started: {exc}") from exc
+    stack.push_async_callback(quoting.stop)
+    return quoting
+
+
 async def _announce(
-    settings: Settings, listening: socket.socket, host: WorkerHost, on_ready: Callable[[Ready], None]
+    settings: Settings,
+    listening: socket.socket,
+    hosts: Sequence[Host],
+    quoting: QuotingManager | None,
+    directory: Path,
+    on_ready: Callable[[Ready], None],
 ) -> None:
+    vendor = await quoting.ready() if quoting is not None else None
+    host = hosts[0]
     await host.serving()
+    policy = None
+    if vendor is not None:
+        policy = _write_policy(settings, vendor, directory, hosts)
     port = listening.getsockname()[1]
     name = f"[{settings.host}]" if ":" in settings.host else settings.host
-    on_ready(Ready(url=f"http://{name}:{port}", worker=host.state))
+    on_ready(Ready(url=f"http://{name}:{port}", worker=host.state, policy=policy))
+
+
+def _write_policy(settings: Settings, vendor: Vendor, directory: Path, hosts: Sequence[Host]) -> Path | None:
+    path = directory / POLICY_FILE
+    try:
+        measurements = frozenset[str]().union(*(host.measurements for host in hosts))
+        write_policy(path, vendor, settings.simulated_kind, measurements)
+    except OSError as exc:
+        log.warning("the policy for requesters is not written path=%s reason=%s", path, exc)
+        return None
+    return path
 
 
 class _Server(uvicorn.Server):

@@ -93,3 +93,26 @@ async def test_an_address_counts_for_its_network() -> None:
         set_client(address)
         assert origin() == counted
     set_client("")
+
+
+async def test_it_is_told_when_far_fewer_calls_are_under_way_than_were() -> None:
+    fell: list[int] = []
+    departures = Departures(patience=0.01, load_fell=lambda: fell.append(len(departures)))
+    calls = [Call(departures) for _ in range(100)]
+    await met_twice()
+    assert fell == []
+    for call in calls[:50]:
+        call.done.set()
+    await met_twice()
+    assert fell == []
+    for call in calls[50:80]:
+        call.gone.set()
+    await met_twice()
+    assert fell == [20]
+    for call in calls[80:]:
+        call.done.set()
+    await met_twice()
+    assert fell == [20, 0]
+    await asyncio.gather(*(call.task for call in calls))
+    await met_twice()
+    assert fell == [20, 0]  # nothing runs where nobody calls

@@ -8,7 +8,9 @@ import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from avalon_service.orders.errors import DuplicateWorkOrder, QueueFull, StaleClaim, UnknownWorkOrder
 from avalon_service.orders.ports import NewOrder, OrderState, OrderView, Store
+from avalon_service.store import identities
 from avalon_service.store.conformance import FAILURE, WITHDRAWN, ManualClock
 from avalon_service.store.faulty import Faults, FaultyStore, InjectedFault
 from avalon_service.store.limits import Limits
@@ -33,6 +36,8 @@ LIMITS = Limits(
     tombstone_horizon=500.0,
     recent_bytes=4096,
 )
+SQLITE_LIMITS = msgspec.structs.replace(LIMITS, stowed=6)
+"""Some bodies are files of their own."""
 WORKERS = ("w1", "w2")
 REQUESTERS = ("r1", "r2", "r3")
 ORIGINS = ("", "here", "there")
@@ -396,7 +401,8 @@ class SqliteMachine(OrdersMachine):
         return self.folder / f"{self.crashes}.db"
 
     async def open(self) -> Store:
-        return await SqliteStore.open(self.path, clock=self.clock, limits=LIMITS)
+        with patch.multiple(identities, _GENERATION=3, _SLICE=2):
+            return await SqliteStore.open(self.path, clock=self.clock, limits=SQLITE_LIMITS)
 
     async def crash(self) -> Store:
         """Continue on what is in the files now, as after a power cut."""
@@ -405,6 +411,7 @@ class SqliteMachine(OrdersMachine):
         for suffix in ("", "-wal"):
             if (source := Path(f"{before}{suffix}")).exists():
                 shutil.copy(source, f"{self.path}{suffix}")
+        shutil.copytree(f"{before}.bodies", f"{self.path}.bodies")
         await self.inner.close()
         return await self.open()
 

@@ -25,9 +25,9 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.utils import CryptographyDeprecationWarning
 
 from avalon_core.attestation.checks import Check, could_not_check, decided, failed, passed
+from avalon_core.attestation.collateral import MAX_CRL_BYTES
 from avalon_core.attestation.roots import TrustAnchor, TrustAnchors
 from avalon_core.errors import EvidenceError
 
@@ -35,11 +35,14 @@ MAX_PATH = 6
 """Leaf and root included. AWS Nitro has the longest, five."""
 
 MAX_PEM_BYTES = 256 * 1024
-MAX_CRL_BYTES = 2 * 1024 * 1024
 MIN_RSA_BITS = 2048
 MAX_SIGNATURES = 64
 """Signatures that a search for a path checks at most: certificates that all sign one another must not cost minutes."""
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+
+_UNREADABLE = (ValueError, TypeError, x509.InvalidVersion)
+UNREADABLE_EXTENSIONS = (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+"""What the library raises where a certificate, or what it carries, is not well formed (TypeError: a name of a wrong type)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +62,32 @@ def load_certificate(der: bytes) -> x509.Certificate:
     """
     try:
         with warnings.catch_warnings():
-            # AMD's VCEKs have serial number 0, of which the library warns.
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            return x509.load_der_x509_certificate(der)
-    except ValueError as exc:
+            # The library warns of AMD's serial number 0, and of names as long as those of Google's older TPM roots.
+            warnings.simplefilter("ignore", UserWarning)
+            return _readable(x509.load_der_x509_certificate(der))
+    except _UNREADABLE as exc:
         raise EvidenceError(f"a certificate cannot be read: {exc}") from None
+
+
+def _readable(certificate: x509.Certificate) -> x509.Certificate:
+    """Read the parts that every later step asks for, so that they fail here or never."""
+    _ = certificate.subject, certificate.issuer
+    _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return certificate
+
+
+def extensions_of(certificate: x509.Certificate) -> x509.Extensions:
+    """Read the extensions, without the library's warnings of numbers in them.
+
+    Raises:
+        EvidenceError: one is malformed, or is there twice.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return certificate.extensions
+    except UNREADABLE_EXTENSIONS as exc:
+        raise EvidenceError(f"a certificate with extensions that cannot be read: {exc}") from None
 
 
 def load_pem_chain(pem: bytes, *, most: int = 16) -> tuple[x509.Certificate, ...]:
@@ -78,9 +102,9 @@ def load_pem_chain(pem: bytes, *, most: int = 16) -> tuple[x509.Certificate, ...
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            certificates = x509.load_pem_x509_certificates(pem)
-    except ValueError as exc:
+            warnings.simplefilter("ignore", UserWarning)
+            certificates = [_readable(certificate) for certificate in x509.load_pem_x509_certificates(pem)]
+    except _UNREADABLE as exc:
         raise EvidenceError(f"a certificate chain in PEM cannot be read: {exc}") from None
     if len(certificates) > most:
         raise EvidenceError(f"too many certificates: got {len(certificates)}, expected at most {most}")
@@ -209,18 +233,17 @@ def _is_self_issued(certificate: x509.Certificate) -> bool:
 def _issued(issuer: x509.Certificate, subject: x509.Certificate, *, below: int) -> bool:
     """Whether ``issuer`` may sign certificates above ``below`` further authorities, and signed ``subject``."""
     try:
-        constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (x509.ExtensionNotFound, ValueError):
+        extensions = extensions_of(issuer)
+        constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (x509.ExtensionNotFound, EvidenceError):
         return False
     if not constraints.ca or (constraints.path_length is not None and constraints.path_length < below):
         return False
     try:
-        if not issuer.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign:
+        if not extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign:
             return False
     except x509.ExtensionNotFound:
         pass
-    except ValueError:
-        return False
     return _signed(issuer, subject)
 
 

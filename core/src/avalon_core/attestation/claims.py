@@ -55,7 +55,8 @@ class Claims:
     measurement: str
     """Hex of the identity of the code: MRENCLAVE, MRTD, the SNP launch measurement, PCR0 of a Nitro image.
 
-    For a TPM: SHA-256 over the quoted PCR values in ascending order, which is the quote's own digest.
+    For a TPM: the policy digest (SHA-256) of TPM2_PolicyPCR over the quoted PCRs. A digest over the values alone would
+    not tell which PCRs have them, and an operator can bring others to the same values.
     """
 
     report_data: bytes

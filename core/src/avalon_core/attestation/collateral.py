@@ -7,6 +7,9 @@ import msgspec
 MAX_COLLATERAL_BYTES = 4 * 1024 * 1024
 """A whole bundle. One platform's Intel collateral has about 20 KB; AMD's CRLs are below 100 KB."""
 
+MAX_CRL_BYTES = 2 * 1024 * 1024
+"""One CRL: those of vendors list some hundred certificates at most."""
+
 
 class DcapCollateral(msgspec.Struct, frozen=True, kw_only=True):
     """Intel's collateral of one platform: the members of a PCS/PCCS v4 answer (the usual JSON form of it).

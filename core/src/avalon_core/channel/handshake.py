@@ -50,6 +50,9 @@ VERSION = "avalon session 1"
 MAX_EVIDENCE_BYTES = 512 * 1024
 """Evidence and its collateral."""
 
+MAX_MESSAGE_BYTES = MAX_EVIDENCE_BYTES + 16 * 1024
+"""Evidence, a key and a seal. Whoever sends more has proved nothing yet, and is not read."""
+
 HANDSHAKE_SECONDS = 30.0
 """A challenge that was not answered by then is stale."""
 
@@ -565,6 +568,10 @@ def _mac(key: bytes, label: bytes, message: bytes) -> bytes:
 
 
 def _read_any(message: bytes) -> Message:
+    if len(message) > MAX_MESSAGE_BYTES:
+        raise HandshakeRefused(
+            "malformed message", f"got {len(message)} bytes, expected at most {MAX_MESSAGE_BYTES}"
+        )
     try:
         return _decoder.decode(message)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:

@@ -1,18 +1,19 @@
 """What host and enclave say to each other.
 
-    host -> enclave      Configure, Process, Cancel, SignReceipt, SignKey, Ping, Shutdown
-    enclave -> host      Started, Done, Failed, ReceiptSigned, KeySigned, Pong, Log
+    host -> enclave      Configure, Process, Cancel, SignReceipt, SignKey, RefreshEvidence, Ping, Shutdown
+    enclave -> host      Started, Parked, Done, Failed, ReceiptSigned, KeySigned, EvidenceRefreshed, Pong, Log
 
 The host sends Configure first and waits for Started (or for the enclave to end). A handle is the host's number for
 one hand-over of one order; the enclave answers each Process with exactly one Done or Failed, and each SignReceipt
-with exactly one ReceiptSigned or Failed, in any order, unless it dies. After Cancel the answer may still be either;
-nobody waits for it.
+with exactly one ReceiptSigned or Failed, in any order, unless it dies. Parked may come before the answer to a
+Process. After Cancel the answer may still be either; nobody waits for it.
 """
 
 from typing import Any
 
 import msgspec
 
+from avalon_core.channel.pool_messages import FromPooledEnclave, PoolConfigure, ToPooledEnclave
 from avalon_core.errors import ChannelError
 
 
@@ -33,13 +34,21 @@ class Configure(msgspec.Struct, frozen=True, tag="configure", array_like=True):
     organization_id: str = ""
     application_type_id: str = ""
     threads: int = 2
-    """Orders that are processed at the same time."""
+    """Orders that are processed at the same time, except those that wait for a child process."""
+
+    children: int = 8
+    """Child processes that work at the same time, for workloads that run in such."""
+
+    pool: PoolConfigure | None = None
+    """For the enclaves of a pool."""
 
 
 class Process(msgspec.Struct, frozen=True, tag="process", array_like=True):
     """Process an order."""
 
     handle: int
+    """The fencing token of the host's claim: it grows, and no other hand-over ever has it."""
+
     request: bytes
     """The params of WorkOrderSubmit, the JSON exactly as the requester sent it."""
 
@@ -57,9 +66,10 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel", array_like=True):
 
 
 class SignReceipt(msgspec.Struct, frozen=True, tag="sign_receipt", array_like=True):
-    """Sign the worker's update of a receipt that was created after its order was completed.
+    """Sign the worker's update of a receipt that was created after its order had ended.
 
-    Nothing is signed but the hash of a result that carries the signature of this very worker.
+    Nothing is signed but the hash of a result that carries the signature of this very worker; or where there is no
+    result, that the worker has not answered the order, which it then never does.
     """
 
     handle: int
@@ -68,8 +78,8 @@ class SignReceipt(msgspec.Struct, frozen=True, tag="sign_receipt", array_like=Tr
     request: bytes
     """As in Process."""
 
-    result: bytes
-    """As in Done."""
+    result: bytes | None
+    """As in Done; None where the order failed, or was ended by the service."""
 
 
 class SignKey(msgspec.Struct, frozen=True, tag="sign_key", array_like=True):
@@ -80,6 +90,13 @@ class SignKey(msgspec.Struct, frozen=True, tag="sign_key", array_like=True):
 
     tag: str
     """Goes under the signature; hex of up to 32 bytes."""
+
+
+class RefreshEvidence(msgspec.Struct, frozen=True, tag="refresh_evidence", array_like=True):
+    """Have the platform vouch for the same keys anew, with the collateral of today. Answered with EvidenceRefreshed."""
+
+    handle: int
+    """Of a numbering of its own."""
 
 
 class Ping(msgspec.Struct, frozen=True, tag="ping", array_like=True):
@@ -125,13 +142,22 @@ class Done(msgspec.Struct, frozen=True, tag="done", array_like=True):
     """DER, by the worker: its update PROCESSED of the order's receipt, whose data is base64 of ``response_hash``."""
 
 
+class Parked(msgspec.Struct, frozen=True, tag="parked", array_like=True):
+    """The order waits for a child process or runs in one; it is answered later. Another can be handed over meanwhile.
+
+    Told of no more orders at a time than the enclave wants to hold besides.
+    """
+
+    handle: int
+
+
 class ReceiptSigned(msgspec.Struct, frozen=True, tag="receipt_signed", array_like=True):
     """The answer to SignReceipt."""
 
     handle: int
     response_hash: bytes
     receipt_signature: bytes
-    """As in Done."""
+    """As in Done, or where there was no result, as in Failed."""
 
 
 class KeySigned(msgspec.Struct, frozen=True, tag="key_signed", array_like=True):
@@ -146,6 +172,17 @@ class KeySigned(msgspec.Struct, frozen=True, tag="key_signed", array_like=True):
 
     signature: bytes
     """DER, over :func:`avalon_core.crypto.registry.key_digest`."""
+
+
+class EvidenceRefreshed(msgspec.Struct, frozen=True, tag="evidence_refreshed", array_like=True):
+    """The answer to RefreshEvidence."""
+
+    handle: int
+    details: bytes | None
+    """As in Started; None where the platform could not vouch at the moment."""
+
+    reason: str = ""
+    """Why not."""
 
 
 class Pong(msgspec.Struct, frozen=True, tag="pong", array_like=True):
@@ -176,8 +213,21 @@ class Log(msgspec.Struct, frozen=True, tag="log", array_like=True):
     fields: dict[str, Any] = {}
 
 
-ToEnclave = Configure | Process | Cancel | SignReceipt | SignKey | Ping | Shutdown
-ToHost = Started | Done | Failed | ReceiptSigned | KeySigned | Pong | Log
+ToEnclave = (
+    Configure | Process | Cancel | SignReceipt | SignKey | RefreshEvidence | Ping | Shutdown | ToPooledEnclave
+)
+ToHost = (
+    Started
+    | Done
+    | Failed
+    | Parked
+    | ReceiptSigned
+    | KeySigned
+    | EvidenceRefreshed
+    | Pong
+    | Log
+    | FromPooledEnclave
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _to_enclave: msgspec.msgpack.Decoder[ToEnclave] = msgspec.msgpack.Decoder(ToEnclave)

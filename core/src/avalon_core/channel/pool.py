@@ -2,7 +2,7 @@
 
     WPE -> KME     Introduce, OpenOrders, SignResults, SignReceipts, Finished, Leave
     KME -> WPE     Welcome, OrdersOpened, ResultsSigned, ReceiptsSigned
-    KME -> KME     Join, State, StateTaken, Opened
+    KME -> KME     Join, State, StateTaken, Opened, Wpes
 
 A session's payload is one message. A WPE gathers what waits into one message, so a batch of orders shares a round trip;
 each entry is answered by itself, in any order, under the number that the WPE gave it.
@@ -13,13 +13,25 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from avalon_core.crypto.manifests import SignedManifest
 from avalon_core.errors import ChannelError
 
 MAX_BATCH = 256
 """Entries of one message. A WPE has fewer orders open than that."""
 
+MAX_BATCH_BYTES = 8 * 1024 * 1024
+"""Headers of one message. The answer repeats parts of them, and must fit into a record as well."""
+
 MAX_HEADER_BYTES = 1024 * 1024
-"""A request without its items' data."""
+"""A request without its items' data. A WPE refuses a longer one by itself: a KME would take it for a broken peer."""
+
+MAX_TOLD_ORDERS = 4096
+MAX_WPES = 100_000
+"""As many as a manifest can admit."""
+
+MAX_FINISHED = 4096
+MAX_TOLD_CHANGES = 64
+"""Changes of the manifest that one Welcome brings; who is further behind is told the rest when it comes again."""
 
 _Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Fingerprint = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -32,12 +44,15 @@ class Introduce(msgspec.Struct, frozen=True, tag="introduce", array_like=True, f
     instance: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
     """A random name of this run of the WPE, the same to every KME: its orders are counted and leased under it."""
 
+    manifest_version: Annotated[int, Meta(ge=1)] = 1
+    """Of the manifest by which the WPE has judged the KME: it is told of the changes since."""
+
 
 class OpenOrder(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Ask for the secrets of one order."""
 
     number: int
-    token: int
+    token: Annotated[int, Meta(ge=0)]
     """The fencing token of the claim under which the WPE's host has the order. A KME opens an order for a WPE only
     where no higher token, and no other WPE with the same one, has asked for it."""
 
@@ -76,6 +91,9 @@ class OrderOpened(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
     voucher: bytes = b""
     """DER by the pool's key, as protocol section 5.5 has it."""
+
+    def __repr__(self) -> str:
+        return f"<OrderOpened {self.number}, code {self.code}>"
 
 
 class OrdersOpened(
@@ -134,7 +152,7 @@ class ResultsSigned(
 ):
     """Answers to entries of SignResults."""
 
-    signatures: tuple[Signed, ...]
+    signatures: Annotated[tuple[Signed, ...], Meta(max_length=MAX_BATCH)]
 
 
 class ReceiptsSigned(
@@ -142,13 +160,13 @@ class ReceiptsSigned(
 ):
     """Answers to entries of SignReceipts."""
 
-    signatures: tuple[Signed, ...]
+    signatures: Annotated[tuple[Signed, ...], Meta(max_length=MAX_BATCH)]
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished", array_like=True, forbid_unknown_fields=True):
     """The WPE is done with these orders, one way or the other: the KME may forget that it opened them for it."""
 
-    work_order_ids: tuple[_Text, ...]
+    work_order_ids: Annotated[tuple[_Text, ...], Meta(max_length=MAX_FINISHED)]
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave", array_like=True, forbid_unknown_fields=True):
@@ -159,7 +177,7 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome", array_like=True, forbi
     """The KME's first word to a WPE, whose evidence the pool's policy admits."""
 
     worker_name: _Text
-    verification_key: str
+    verification_key: Annotated[str, Meta(max_length=2048)]
     """PEM of the pool's signing key."""
 
     orders_left: int
@@ -167,6 +185,8 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome", array_like=True, forbi
 
     kme_signs_results: bool
     accept_legacy: bool = False
+    changes: Annotated[tuple[SignedManifest, ...], Meta(max_length=MAX_TOLD_CHANGES)] = ()
+    """Changes of the manifest after the version that the WPE told, in order. It checks the owners' signatures itself."""
 
 
 class Join(msgspec.Struct, frozen=True, tag="join", array_like=True, forbid_unknown_fields=True):
@@ -175,9 +195,9 @@ class Join(msgspec.Struct, frozen=True, tag="join", array_like=True, forbid_unkn
     instance: _Text
     """Which KME it is: a random name that is sealed with its state."""
 
-    sealed_revision: int = 0
-    """The revision of its own seal. Peers remember the highest that they have seen of it, so an older one is a
-    rollback."""
+    sealed_revision: Annotated[int, Meta(ge=0)] = 0
+    """The revision of its own seal; 0: it has no state. Peers remember the highest that they have seen of it, so an older
+    one is a rollback."""
 
 
 class State(msgspec.Struct, frozen=True, tag="state", array_like=True, forbid_unknown_fields=True):
@@ -187,35 +207,48 @@ class State(msgspec.Struct, frozen=True, tag="state", array_like=True, forbid_un
     state: bytes
     """msgpack of :class:`avalon_enclave.pool.state.PoolState`."""
 
-    seen_revision: int = 0
+    seen_revision: Annotated[int, Meta(ge=0)] = 0
     """The highest revision of the receiver's own seal that the sender knows of."""
+
+    def __repr__(self) -> str:
+        return f"<State from {self.instance}>"
 
 
 class StateTaken(msgspec.Struct, frozen=True, tag="state_taken", array_like=True, forbid_unknown_fields=True):
     """The receiver has merged it."""
 
     instance: _Text
-    sealed_revision: int
+    sealed_revision: Annotated[int, Meta(ge=0)]
     """Of its own seal, which holds what it merged."""
 
     digest: _Digest
-    """Of the merged state: equal at both ends when they agree."""
+    """Of the merged state: equal at both ends when they agree. Nothing is sent again upon it: each end tells every change
+    of its state by itself, and two clocks may differ for a while about which old keys are to be forgotten."""
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened", array_like=True, forbid_unknown_fields=True):
     """Gossip between KMEs: which orders were opened, so that no other opens other bytes under their ids."""
 
-    orders: Annotated[tuple[tuple[_Text, _Fingerprint, int, _Text], ...], Meta(max_length=4096)]
+    orders: Annotated[
+        tuple[tuple[_Text, _Fingerprint, Annotated[int, Meta(ge=-1)], _Text], ...],
+        Meta(max_length=MAX_TOLD_ORDERS),
+    ]
     """Work order id, fingerprint, token, instance of the WPE; the token -1 tells that the pool has signed that the order
     failed."""
 
-    wpes: int = 0
-    """WPEs that have a session with the sender."""
+
+class Wpes(msgspec.Struct, frozen=True, tag="wpes", array_like=True, forbid_unknown_fields=True):
+    """Gossip between KMEs: which WPEs have a session with the sender, all of them. Sent when that changes.
+
+    By name and not by number, as a WPE has a session with every KME that its host connects, and is one WPE all the same.
+    """
+
+    instances: Annotated[tuple[_Text, ...], Meta(max_length=MAX_WPES)]
 
 
 ToKme = Introduce | OpenOrders | SignResults | SignReceipts | Finished | Leave
 ToWpe = Welcome | OrdersOpened | ResultsSigned | ReceiptsSigned
-BetweenKmes = Join | State | StateTaken | Opened
+BetweenKmes = Join | State | StateTaken | Opened | Wpes
 
 _encoder = msgspec.msgpack.Encoder()
 _to_kme: msgspec.msgpack.Decoder[ToKme] = msgspec.msgpack.Decoder(ToKme)

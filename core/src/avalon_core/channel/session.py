@@ -76,6 +76,10 @@ class Session:
         """It takes nothing any more."""
         return bool(self._why_closed)
 
+    def is_over(self, now: float) -> bool:
+        """It is closed, or the evidence behind it is too old: it takes nothing any more."""
+        return bool(self._why_closed) or now >= self._expires
+
     def seal(self, payload: bytes, *, now: float) -> list[bytes]:
         """The records, one or two, that carry a payload; to be sent in this order and whole.
 

@@ -9,12 +9,13 @@ them); what travels is those bytes, so they are never encoded again to be checke
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from avalon_core.crypto.sealing import load_hpke_public_key
 from avalon_core.crypto.signing import SigningKey, load_verification_key
 from avalon_core.errors import EvidenceError, KeyFormatError, PolicyViolation, SignatureMismatch
 
@@ -85,8 +86,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
     def __post_init__(self) -> None:
         if (self.version == 1) != (self.previous == ""):
             raise ValueError("previous: expected in every manifest but the first, and in no first one")
-        if len(set(self.owners)) != len(self.owners):
+        # By the keys and not by their texts: one key has many spellings in PEM, and its holder must count once.
+        if len(_distinct("owners", self.owners, load_verification_key)) != len(self.owners):
             raise ValueError("owners: a key is named twice")
+        if len(_distinct("recoveryKeys", self.recovery_keys, _hpke_id)) != len(self.recovery_keys):
+            raise ValueError("recoveryKeys: a key is named twice")
         if self.owners and not 1 <= self.quorum <= len(self.owners):
             raise ValueError(f"quorum: got {self.quorum}, expected 1 to {len(self.owners)}")
         if self.recovery_keys and not 1 <= self.recovery_threshold <= len(self.recovery_keys):
@@ -130,8 +134,12 @@ def read_manifest(manifest: bytes) -> Manifest:
     """Read the bytes of a manifest.
 
     Raises:
-        EvidenceError: they are none, or not as they are canonically encoded.
+        EvidenceError: they are none, too many, or not as they are canonically encoded.
     """
+    if len(manifest) > MAX_MANIFEST_BYTES:
+        raise EvidenceError(
+            f"a pool's manifest of {len(manifest)} bytes: expected at most {MAX_MANIFEST_BYTES}"
+        )
     try:
         read = _decoder.decode(manifest)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
@@ -201,6 +209,17 @@ def follow(first: bytes, changes: Sequence[SignedManifest]) -> bytes:
         accept_change(current, change)
         current = change.manifest
     return current
+
+
+def _distinct(name: str, keys: Sequence[str], load: Callable[[str], Hashable]) -> set[Hashable]:
+    try:
+        return {load(key) for key in keys}
+    except KeyFormatError as exc:
+        raise ValueError(f"{name}: {exc.message}") from None
+
+
+def _hpke_id(key: str) -> str:
+    return load_hpke_public_key(key).key_id
 
 
 def _has_signed(owner: str, change: SignedManifest) -> bool:

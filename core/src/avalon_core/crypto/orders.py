@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -60,6 +60,7 @@ __all__ = [
     "OrderDraft",
     "PoolVoucher",
     "ResultRefused",
+    "ResultSigner",
     "SealedOrder",
     "nonce_reuse",
     "open_order",
@@ -224,10 +225,17 @@ class PoolVoucher:
     """DER, over SHA-256(UTF-8 of the PEM followed by the requester's nonce)."""
 
 
+class ResultSigner(Protocol):
+    """What signs a result: a key, or whoever has it."""
+
+    def sign(self, digest: bytes) -> bytes:
+        """DER over 32 bytes."""
+
+
 def seal_result(
     opened: OpenedOrder,
     outputs: Sequence[Item],
-    signer: SigningKey,
+    signer: ResultSigner,
     *,
     voucher: PoolVoucher | None = None,
     worker_nonce: bytes | None = None,
@@ -506,7 +514,7 @@ def open_result(sealed: SealedOrder, result: WorkOrderResult, worker: Verificati
     if len({item.index for item in result.out_data}) != len(result.out_data):
         raise ResultRefused("the result has two outputs of one index")
     try:
-        signer = _result_signer(request, result, worker)
+        signer = result_signer(request, result, worker)
         decode = decode_canonical_base64 if request.is_hpke else decode_base64
         signature = decode(result.worker_signature, what="workerSignature")
         worker_nonce = decode(result.worker_nonce, what="workerNonce")
@@ -540,9 +548,15 @@ def _protection(item: OutDataItem | None) -> str:
     return (item.encrypted_data_encryption_key or "").lower()
 
 
-def _result_signer(
+def result_signer(
     request: WorkOrderRequest, result: WorkOrderResult, worker: VerificationKey
 ) -> VerificationKey:
+    """The key that the result must be signed with: the worker's own, or the one-time key that it vouches for.
+
+    Raises:
+        SignatureMismatch: the worker does not vouch for the key, or not for this order.
+        EncodingError, KeyFormatError: what is there is no signature, or no key.
+    """
     pem = result.ext_verification_key
     if pem is None:
         if result.ext_verification_key_signature is not None:

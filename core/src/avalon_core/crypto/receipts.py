@@ -5,7 +5,8 @@ of the digests says who signed: whose key it is, the verifier must know (the wor
 requester's from the work order or the creation).
 
 What the worker puts into its own update is here, too: the hash of its response (:func:`response_hashes` computes it
-from public members), or where there is none, of its refusal (:func:`failure_hash`).
+from public members), or where there is none, of its refusal (:func:`failure_hash`), which may say no more than that the
+order will not be answered (:data:`RENOUNCED`).
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import os
 import msgspec
 
 from avalon_core.crypto.dialects import AVALON, HPKE, SESSION_DIALECTS, Dialect
+from avalon_core.crypto.orders import result_signer
 from avalon_core.crypto.signing import SigningKey, VerificationKey, load_verification_key
 from avalon_core.errors import EncodingError, KeyFormatError, SignatureMismatch
 from avalon_core.protocol.encodings import (
@@ -34,6 +36,10 @@ from avalon_core.protocol.receipts import (
     creation_digest,
     update_digest,
 )
+
+RENOUNCED = "the worker has not answered this order and will not answer it"
+"""The message, with code 1, that a worker's update FAILED names where it can vouch for no more: the service ended the
+order, or the worker remembers no refusal of it."""
 
 _FAILURE = b"avalon receipt failure 1\0"
 _NONCE_BYTES = 32
@@ -179,7 +185,8 @@ def signed_response_hash(
     """The R of a result that this very worker signed for this very order. Only public members are needed.
 
     Raises:
-        SignatureMismatch: the result is not this order's, or not signed by this key in any dialect.
+        SignatureMismatch: the result is not this order's, or not signed by this key in any dialect, nor by a pool's
+            one-time key that this key vouches for.
     """
     for name in ("work_order_id", "worker_id", "workload_id", "requester_id"):
         if getattr(result, name) != getattr(request, name):
@@ -190,11 +197,12 @@ def signed_response_hash(
     try:
         decode = decode_canonical_base64 if strict else decode_base64
         signature = decode(result.worker_signature, what="workerSignature")
-    except EncodingError as exc:
+        signer = result_signer(request, result, worker)
+    except (EncodingError, KeyFormatError) as exc:
         raise SignatureMismatch(exc.message) from None
     for response_hash in response_hashes(request, result):
         try:
-            worker.verify(response_hash, signature, strict=strict)
+            signer.verify(response_hash, signature, strict=strict)
         except SignatureMismatch:
             continue
         return response_hash

@@ -19,7 +19,7 @@ KEY_ENCRYPTION_ALGORITHM = "RSA-OAEP-3072"
 
 
 class KeyBinding(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What the evidence's report data commits to besides the keys (see :func:`avalon_core.attestation.first.binding`)."""
+    """What the evidence's report data commits to besides the keys (see :func:`avalon_core.attestation.binding.report_data`)."""
 
     worker_id: str
     """The worker that these keys are of: a record cannot be given out as another worker's."""
@@ -32,6 +32,15 @@ class KeyBinding(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     tenant: str | None = None
     """The tenant to whom the worker is dedicated."""
+
+    issued_at: Annotated[int, Meta(ge=0)] = 0
+    """Unix seconds when the evidence was asked for, by the enclave's clock."""
+
+    pool: str | None = None
+    """Of a pool: hex of its first manifest's digest (:mod:`avalon_core.crypto.manifests`)."""
+
+    manifest: str | None = None
+    """Of a pool: hex of the digest of the manifest in force."""
 
 
 class WorkerTypeData(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -1,6 +1,7 @@
 """What a platform is: how evidence is issued and how keys are sealed. All that differs between kinds of TEE."""
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 
 class Platform(Protocol):
@@ -38,3 +39,12 @@ class Platform(Protocol):
             SealingFailed: sealed elsewhere, by another signer, or changed.
             StartRefused: the platform cannot unseal as it is set up.
         """
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A platform that was set up for this machine, and tells its operator what it found there."""
+
+    @property
+    def findings(self) -> Mapping[str, str]:
+        """Names and values for the log; nothing secret."""

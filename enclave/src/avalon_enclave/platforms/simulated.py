@@ -1,117 +1,90 @@
 """The simulated platform: SIMULATED. No hardware; it protects nothing from the operator of this machine.
 
-It takes the part that a TEE would take, so that everything around it is real: evidence is signed by the published
-root of the simulator, the measurement is a hash over the installed code, and keys are sealed under a seed that
-stands in for the processor's fuses. That seed is a file of the host: **the host could unseal**.
-
-Sealing is bound to the signer, not to the measurement (MRSIGNER-like): another version of this distribution, in the
-same role, unseals what this one sealed. Bound to the measurement (MRENCLAVE-like), every upgrade would lose the
-worker's keys, and with them every order sealed to it. The price: on a real TEE, whoever signs the enclave can write
-a version that gives the keys away; that is why requesters pin measurements.
+Everything around it is real: its evidence are SGX or TDX quotes, byte for byte as machines make them, signed by the
+quoting process of this machine under a vendor's root of the simulator's own. The ordinary verification judges them, and
+a policy has to accept that root by name. The measurement is a hash over the installed code
+(:mod:`avalon_enclave.measurement`); keys are sealed as :mod:`avalon_enclave.platforms.simulated_sealing` says.
 """
 
-import contextlib
-import os
-import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from avalon_core.attestation.first import simulated
-from avalon_core.crypto import aead
-from avalon_core.errors import DecryptionFailed
-from avalon_core.protocol.encodings import encode_fields
-from avalon_enclave.errors import SealingFailed, StartRefused
-from avalon_enclave.measurement import measure
+from avalon_core.attestation import proof_data
+from avalon_core.attestation.bundles import collateral_from_object
+from avalon_core.attestation.evidence import Evidence
+from avalon_core.channel.quoting import QuoteRequest
+from avalon_core.errors import EvidenceError
+from avalon_enclave.errors import StartRefused
+from avalon_enclave.measurement import Hash, measure
+from avalon_enclave.platforms.quoting_client import ask_for_quote
+from avalon_enclave.platforms.simulated_sealing import SimulatedSealing
 
-SEED_BYTES = 32
-_SIGNER = "avalon-enclave"
-"""Stands for the signer of the enclave (MRSIGNER and product id): the distribution itself."""
+Kind = Literal["sgx", "tdx"]
+KINDS: tuple[Kind, ...] = ("sgx", "tdx")
+"""Of TEEs that can be imitated here."""
 
-_FORMAT = b"avalon simulated seal 1\0"
+_HASHES: Mapping[Kind, Hash] = {"sgx": "sha256", "tdx": "sha384"}
 
 
-class SimulatedPlatform:
+class SimulatedTee:
     """See the module. Satisfies :class:`avalon_enclave.platforms.base.Platform`."""
 
     name = "simulated"
     simulated = True
 
-    def __init__(self, *, role: str, state_path: Path | None = None) -> None:
-        """``state_path``: the file of the seed; it is made where it does not exist. Needed for sealing only."""
-        self._role = role
-        self._state_path = state_path
-        self._measurement = measure(role)
+    def __init__(
+        self,
+        *,
+        role: str,
+        quoting_socket: Path | None,
+        kind: Kind = "sgx",
+        state_path: Path | None = None,
+        configuration: Mapping[str, str] | None = None,
+    ) -> None:
+        """A platform for one enclave.
+
+        Args:
+            role: what the enclave is.
+            quoting_socket: where the quoting process listens; needed for evidence only.
+            kind: of the TEE to imitate.
+            state_path: the file of the sealing seed; needed for sealing only.
+            configuration: what else the enclave is told at launch that changes what it does; it is measured.
+        """
+        self._kind: Kind = kind
+        self._quoting_socket = quoting_socket
+        self._sealing = SimulatedSealing(role=role, state_path=state_path)
+        self._measurement = measure(role, configuration, algorithm=_HASHES[kind])
 
     def measurement(self) -> str:
         return self._measurement
 
     def issue_evidence(self, report_data: bytes) -> tuple[str, Any]:
-        evidence = simulated.issue(
-            simulated.simulator_root(),
-            measurement=self._measurement,
-            report_data=report_data,
-            issued_at=int(time.time()),
+        if self._quoting_socket is None:
+            raise StartRefused(
+                "the simulated platform needs a quoting process for its evidence: give --quoting-socket PATH"
+            )
+        quote = ask_for_quote(
+            self._quoting_socket,
+            QuoteRequest(
+                kind=self._kind,
+                measurement=bytes.fromhex(self._measurement),
+                report_data=report_data,
+            ),
         )
-        return simulated.PROOF_DATA_TYPE, msgspec.to_builtins(evidence)
+        try:
+            evidence = Evidence(format=quote.format, document=quote.document, certificates=quote.certificates)
+            collateral = collateral_from_object(msgspec.json.decode(quote.collateral))
+            return proof_data.encode(evidence, collateral)
+        except (EvidenceError, msgspec.DecodeError) as exc:
+            raise StartRefused(
+                f"--quoting-socket: what {self._quoting_socket} answered is no evidence: {exc}"
+            ) from exc
 
     def seal(self, secret: bytes) -> bytes:
-        nonce = os.urandom(aead.NONCE_BYTES)
-        return _FORMAT + nonce + aead.seal(self._sealing_key(), nonce, secret)
+        return self._sealing.seal(secret)
 
     def unseal(self, sealed: bytes) -> bytes:
-        start = len(_FORMAT) + aead.NONCE_BYTES
-        if not sealed.startswith(_FORMAT):
-            raise SealingFailed("the blob is not one that a simulated platform sealed")
-        try:
-            return aead.open_(self._sealing_key(), sealed[len(_FORMAT) : start], sealed[start:])
-        except (DecryptionFailed, ValueError):
-            raise SealingFailed(
-                "the blob was sealed with another platform state, for another role, or was changed"
-            ) from None
-
-    def _sealing_key(self) -> bytes:
-        if self._state_path is None:
-            raise StartRefused(
-                "keys are to be sealed, and the simulated platform has no state: "
-                "give --platform-state PATH (a file that it makes), or configure fresh keys"
-            )
-        info = _FORMAT + encode_fields(_SIGNER, self._role)
-        seed = _read_seed(self._state_path)
-        return HKDF(algorithm=hashes.SHA256(), length=aead.KEY_BYTES, salt=None, info=info).derive(seed)
-
-
-def _read_seed(path: Path) -> bytes:
-    try:
-        if not path.exists():
-            _make_seed(path)
-        seed = path.read_bytes()
-    except OSError as exc:
-        raise StartRefused(
-            f"--platform-state: {path} cannot be read or made ({exc.strerror}); "
-            "name a file in a directory that the enclave may write to"
-        ) from exc
-    if len(seed) != SEED_BYTES:
-        raise StartRefused(
-            f"--platform-state: {path} holds {len(seed)} bytes, expected {SEED_BYTES}; "
-            "it is not a state of the simulated platform: name another file"
-        )
-    return seed
-
-
-def _make_seed(path: Path) -> None:
-    """Make the file whole or not at all, and let the first of several enclaves that start at once win."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(os.urandom(SEED_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink()
+        return self._sealing.unseal(sealed)

@@ -6,16 +6,35 @@ process around it (:mod:`avalon_enclave.roles.kme`) has the threads; a simulatio
 A KME serves WPEs as soon as it has the pool's state: made (the first KME of a pool), restored from its seal, recovered from
 the owners' shares, or given by a peer whose evidence the manifest admits and who admits ours. One that was restored asks a
 peer first, where it has any: a peer that has seen a newer seal of it tells that it was rolled back, and what was lost is
-merged back before anything is served.
+merged back before anything is served. Who was asked must have had a state of its own: a KME that has yet to agree with a
+peer gives its state to none that has nothing, or a host could have it agree with its own echo.
+
+What KMEs tell each other, over each link: first its name and the revision of its seal (Join); to that all that it remembers
+and its state; then its state whenever keys or manifest change, the orders that it opened before it answers for them, and the
+names of its WPEs. A link keeps the order of what is said, so each end has told its newest state at any time, and nothing is
+ever asked for or said again.
+
+A changed manifest ends all links, handshakes and resumptions: every peer comes back and is judged by the new one. KMEs are
+told of it first. A KME whose own code is not admitted any more stops.
 """
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, assert_never
 
-from avalon_core.channel.handshake import Established, Identity, Initiator, Responder, Resumption
+from avalon_core.channel.handshake import (
+    HANDSHAKE_SECONDS,
+    Established,
+    Identity,
+    Initiator,
+    Responder,
+    Resumption,
+)
 from avalon_core.channel.pool import (
+    MAX_TOLD_CHANGES,
     BetweenKmes,
     Finished,
     Introduce,
@@ -36,14 +55,16 @@ from avalon_core.channel.pool import (
     ToKme,
     ToWpe,
     Welcome,
+    Wpes,
     decode_between_kmes,
     decode_to_kme,
     encode,
 )
-from avalon_core.crypto.manifests import Manifest, SignedManifest, digest_of
-from avalon_core.errors import ChannelError, HandshakeRefused
+from avalon_core.crypto.manifests import Manifest, SignedManifest, digest_of, encode_manifest
+from avalon_core.errors import AvalonError, ChannelError, HandshakeRefused
 from avalon_enclave.errors import PoolStateRefused
 from avalon_enclave.pool import state as states
+from avalon_enclave.pool.judging import CODE_REFUSED
 from avalon_enclave.pool.links import Link, LinkClosed
 from avalon_enclave.pool.office import Office, Registration
 from avalon_enclave.pool.state import Pool, PoolState
@@ -55,8 +76,13 @@ EVIDENCE_SECONDS = 24 * 3600.0
 
 MAX_LINKS = 4096
 MAX_RESUMPTIONS = 4096
+MAX_PENDING = 16_384
+"""Orders of one link that wait to be opened. A WPE has half as many waiting in all."""
+
 GOSSIP_ORDERS = 1024
 """Opened orders are told to the peers in messages of at most this many."""
+
+_OWN_EVIDENCE_BYTES = 64
 
 
 class Outside(Protocol):
@@ -102,11 +128,24 @@ class _Peer:
     """One link and who is at its other end."""
 
     link: Link
+    since: float
     role: str = ""
+    """Once the handshake is over."""
+
     registration: Registration | None = None
-    is_wpe: bool = False
+    """Of a WPE, once it has introduced itself."""
+
+    pending: int = 0
+    """Its orders that are being opened."""
+
     instance: str = ""
     """Of a KME, once it has told."""
+
+    waits: bool = False
+    """It has nothing, and is told the state as soon as this KME serves."""
+
+    wpes: tuple[str, ...] = ()
+    """The WPEs of a KME: forgotten with the link."""
 
 
 @dataclass(slots=True)
@@ -147,7 +186,7 @@ class KmeNode:
         self._peers: dict[int, _Peer] = {}
         self._left: dict[bytes, Resumption] = {}
         self._untold: list[tuple[str, bytes, int, str]] = []
-        self._remote_wpes: dict[str, int] = {}
+        self._wpes_untold = False
         self._draining = False
         self.office = Office(on_opened=self._note_opened)
         self.counters = Counters()
@@ -173,11 +212,15 @@ class KmeNode:
         """Make the pool: fresh keys.
 
         Raises:
-            PoolStateRefused: the manifest is not a first one, or there is a state already.
+            PoolStateRefused: the manifest is not a first one or does not admit this KME, or there is a state already.
         """
         with self._lock:
             if self._state is not None:
                 raise PoolStateRefused("this KME has a pool's state already")
+            if not self._is_admitted():
+                raise PoolStateRefused(
+                    "the manifest does not admit this KME's own measurement: name it there"
+                )
             self._take(states.create(self._first_manifest, now=self._outside.unix_time()))
             self._serve()
 
@@ -188,17 +231,24 @@ class KmeNode:
             state: the state.
             revision: of the seal.
             alone: there are no peers to ask: serve at once. A rollback cannot be detected then.
+
+        Raises:
+            PoolStateRefused: the state is broken or another pool's, or there is one already.
         """
         with self._lock:
+            if self._state is not None:
+                raise PoolStateRefused("this KME has a pool's state already")
             if digest_of(state.first_manifest).hex() != self._pool_id:
                 raise PoolStateRefused("the sealed state is another pool's")
-            # Not sealed anew before a peer was asked: a newer revision would hide that this one is old.
             pool = states.load(states.forget_old(state, now=self._outside.unix_time()))
-            self._revision, self._state = revision, pool.state
-            self.office.take_pool(pool)
-            self._outside.pool_changed(pool)
+            self._revision = revision
             if alone:
+                self._take(pool.state)
                 self._serve()
+                return
+            # Not sealed anew before a peer was asked: a newer revision would hide that this one is old. Nor announced.
+            self._state = pool.state
+            self.office.take_pool(pool)
 
     def rotate(self, expected: int) -> int:
         """Make new encryption keys unless there are newer ones than ``expected`` already; the current epoch's number.
@@ -219,7 +269,6 @@ class KmeNode:
         """
         with self._lock:
             self._change(states.change_manifest(self._have_in_force(), change))
-            self._drop_the_disallowed()
             return self.office.pool.manifest
 
     def drain(self) -> None:
@@ -228,8 +277,20 @@ class KmeNode:
             self._draining = True
 
     def tick(self) -> None:
-        """Forget encryption keys whose overlap has run out. To be called now and then."""
+        """Forget encryption keys whose overlap has run out, and peers that are gone without a word. To be called now and
+        then."""
         with self._lock:
+            now = self._outside.monotonic()
+            for link, peer in list(self._peers.items()):
+                if peer.link.is_over(now):
+                    self._end(
+                        link, "session over", "the evidence behind it is too old: a new one is to be made"
+                    )
+                elif not (peer.instance or peer.registration) and now - peer.since > HANDSHAKE_SECONDS:
+                    self._end(
+                        link, "no word", f"the peer did not introduce itself in {HANDSHAKE_SECONDS:g} s"
+                    )
+            self._left = {id_: left for id_, left in self._left.items() if left.expires > now}
             if self._state is not None and self._serving:
                 self._change(self._state)
 
@@ -249,11 +310,11 @@ class KmeNode:
             else:
                 end = Responder(
                     identity,
-                    accepts=frozenset({WPE_ROLE, ROLE}) if self._state is not None else frozenset(),
+                    accepts=frozenset({WPE_ROLE, ROLE}) if self._serving else frozenset({ROLE}),
                     take_resumption=self._take_resumption,
                     now=now,
                 )
-            peer = self._peers[link] = _Peer(Link(end))
+            peer = self._peers[link] = _Peer(Link(end), now)
             for frame in peer.link.start():
                 self._outside.send(link, frame)
 
@@ -275,22 +336,31 @@ class KmeNode:
                 for answer in exc.answers:
                     self._outside.send(link, answer)
                 self._end(link, exc.reason, exc.message)
-            except (ChannelError, PoolStateRefused) as exc:
+            except PoolStateRefused as exc:
+                self._end(link, "state refused", exc.message)
+            except ChannelError as exc:
                 self._end(link, "broke the rules", exc.message)
+            except AvalonError as exc:
+                # Not the peer's fault, as when the platform gives no evidence. It costs this link and not the KME.
+                self._end(link, "failed here", exc.message)
 
     def link_closed(self, link: int) -> None:
         """The host says that a link is gone."""
         with self._lock:
-            self._peers.pop(link, None)
+            peer = self._peers.pop(link, None)
+            if peer is not None:
+                self._gone(peer)
 
     def wpes(self) -> int:
         """WPEs that have a session here."""
         with self._lock:
-            return self._wpes_here()
+            return len(self._wpes_here())
 
     # -- the office's work, in other threads
 
-    def _open_orders(self, link: int, registration: Registration, orders: tuple[OpenOrder, ...]) -> None:
+    def _open_orders(
+        self, link: int, peer: _Peer, registration: Registration, orders: tuple[OpenOrder, ...]
+    ) -> None:
         opened = []
         for order in orders:
             if self._draining:
@@ -300,36 +370,38 @@ class KmeNode:
             opened.append(answer)
         good = sum(1 for answer in opened if answer.code == 0)
         with self._lock:
+            peer.pending -= len(orders)
             self.counters.opened += good
             self.counters.refused += len(opened) - good
-            self._say(link, OrdersOpened(tuple(opened)))
+            # Told to the peers first: whichever of them the WPE turns to after it has the answer knows of the order.
+            self._gossip()
+            self._answer(link, peer, OrdersOpened(tuple(opened)))
 
-    def _sign_results(self, link: int, registration: Registration, asked: SignResults) -> None:
+    def _sign_results(self, link: int, peer: _Peer, registration: Registration, asked: SignResults) -> None:
         signed = tuple(
             Signed(one.number, self.office.sign_result(registration, one)) for one in asked.results
         )
         with self._lock:
-            self._say(link, ResultsSigned(signed))
+            self._answer(link, peer, ResultsSigned(signed))
 
-    def _sign_receipts(self, link: int, registration: Registration, asked: SignReceipts) -> None:
+    def _sign_receipts(self, link: int, peer: _Peer, registration: Registration, asked: SignReceipts) -> None:
         signed = tuple(
             Signed(one.number, self.office.sign_receipt(registration, one)) for one in asked.receipts
         )
         with self._lock:
-            self._say(link, ReceiptsSigned(signed))
+            self._gossip()
+            self._answer(link, peer, ReceiptsSigned(signed))
+
+    def _answer(self, link: int, peer: _Peer, message: ToWpe) -> None:
+        """Say it to whom asked. The host may have given the number of the link to another WPE meanwhile."""
+        if self._peers.get(link) is peer:
+            self._say(link, message)
 
     # -- with the lock held
 
     def _identity(self) -> Identity:
         def judge(evidence: bytes, report_data: bytes, role: str) -> None:
             self._outside.judge(evidence, report_data, role, self._manifest())
-            if (
-                role == WPE_ROLE
-                and self._wpes_here() + sum(self._remote_wpes.values()) >= self._manifest().max_wpes
-            ):
-                raise HandshakeRefused(
-                    "too many wpes", f"the manifest admits {self._manifest().max_wpes} at a time"
-                )
 
         state = self._state
         return Identity(
@@ -347,7 +419,7 @@ class KmeNode:
     def _established(self, link: int, peer: _Peer, established: Established) -> None:
         peer.role = established.peer_role
         if peer.role == ROLE:
-            self._keep(established.resumption)
+            # Nothing to resume is kept: KMEs give each other everything, so they show evidence each time.
             self._outside.event("kme_joined", {"link": link})
             self._say(link, Join(self._instance, self._revision))
             return
@@ -358,13 +430,20 @@ class KmeNode:
             self.counters.resumed += 1
         else:
             self.counters.registered += 1
-        peer.is_wpe = True
         self._keep(established.resumption)
 
-    def _welcome(self, link: int, peer: _Peer, instance: str) -> None:
+    def _welcome(self, link: int, peer: _Peer, introduced: Introduce) -> None:
+        pool, instance = self.office.pool, introduced.instance
+        known = self._wpes_here().union(*(other.wpes for other in self._peers.values()))
+        # By name, and here rather than in the handshake: a WPE that another KME has already is none more.
+        if instance not in known and len(known) >= pool.manifest.max_wpes:
+            self._end(link, "too many wpes", f"the manifest admits {pool.manifest.max_wpes} at a time")
+            return
         peer.registration = self.office.register(instance)
-        self._outside.event("wpe_joined", {"link": link, "wpe": instance, "wpes": self._wpes_here()})
-        pool = self.office.pool
+        wpes = len(self._wpes_here())
+        self._outside.event("wpe_joined", {"link": link, "wpe": instance, "wpes": wpes})
+        self._wpes_changed()
+        since = introduced.manifest_version - 1
         self._say(
             link,
             Welcome(
@@ -373,6 +452,7 @@ class KmeNode:
                 orders_left=self.office.orders_left(peer.registration),
                 kme_signs_results=pool.manifest.kme_signs_results,
                 accept_legacy=pool.manifest.accept_legacy,
+                changes=pool.state.changes[since : since + MAX_TOLD_CHANGES],
             ),
         )
 
@@ -393,19 +473,22 @@ class KmeNode:
         if isinstance(message, Introduce):
             if registration is not None:
                 raise ChannelError("a WPE introduced itself twice")
-            self._welcome(link, peer, message.instance)
+            self._welcome(link, peer, message)
             return
         if registration is None:
             raise ChannelError("a WPE spoke before it had introduced itself")
         match message:
             case OpenOrders(orders=orders):
+                if peer.pending + len(orders) > MAX_PENDING:
+                    raise ChannelError(f"a WPE asked for more than {MAX_PENDING} orders at a time")
+                peer.pending += len(orders)
                 # Each on its own, so that RSA's milliseconds run on all cores.
                 for part in _parts(orders):
-                    self._outside.run(lambda part=part: self._open_orders(link, registration, part))  # type: ignore[misc]
+                    self._outside.run(partial(self._open_orders, link, peer, registration, part))
             case SignResults():
-                self._outside.run(lambda: self._sign_results(link, registration, message))
+                self._outside.run(partial(self._sign_results, link, peer, registration, message))
             case SignReceipts():
-                self._outside.run(lambda: self._sign_receipts(link, registration, message))
+                self._outside.run(partial(self._sign_receipts, link, peer, registration, message))
             case Finished(work_order_ids=ids):
                 self.office.finish(registration, ids)
             case Leave():
@@ -414,76 +497,106 @@ class KmeNode:
                 assert_never(message)
 
     def _from_kme(self, link: int, peer: _Peer, message: BetweenKmes) -> None:
+        if isinstance(message, Join):
+            self._joined(link, peer, message)
+            return
+        if not peer.instance:
+            raise ChannelError("a KME spoke before it had told who it is")
         match message:
-            case Join(instance=instance, sealed_revision=revision):
-                peer.instance = instance
-                if self._state is None:
-                    return  # it has one for us, or a third has one for both
-                if self._manifest().migration == "never":
-                    self._end(link, "keys may not leave", "the manifest forbids migration")
-                    return
-                self._say_state(link, instance)
-                self._note_revision(instance, revision)
-            case State(instance=instance, state=encoded, seen_revision=seen):
-                peer.instance = instance
-                if seen > self._revision:
-                    self.counters.rollbacks += 1
-                    self._outside.event(
-                        "rollback_detected", {"restored": self._revision, "seen_by_a_peer": seen}
-                    )
-                    self._revision = seen
-                self._merge(states.decode_state(encoded))
-                self._serve()
-                assert self._state is not None
-                self._say(
-                    link, StateTaken(self._instance, self._revision, states.digest_of_state(self._state))
-                )
-            case StateTaken(instance=instance, sealed_revision=revision, digest=digest):
-                self._note_revision(instance, revision)
-                if self._state is not None and states.digest_of_state(self._state) != digest:
-                    # It had something that we have not, or lost a race: say ours once more, and hear theirs.
-                    self._say_state(link, instance)
-                self._serve()
-            case Opened(orders=orders, wpes=wpes):
-                self._remote_wpes[peer.instance] = wpes
+            case State():
+                self._told_state(link, peer, message)
+            case StateTaken(sealed_revision=revision):
+                self._note_revision(peer.instance, revision)
+            case Opened(orders=orders):
                 for work_order_id, fingerprint, token, wpe in orders:
                     self.office.told(work_order_id, fingerprint, token, wpe)
+            case Wpes(instances=instances):
+                peer.wpes = instances
             case _:
                 assert_never(message)
 
-    def _merge(self, theirs: PoolState) -> None:
+    def _joined(self, link: int, peer: _Peer, join: Join) -> None:
+        if peer.instance or not join.instance:
+            raise ChannelError("a KME tells once who it is")
+        if join.instance == self._instance:
+            # Also a second one from the same seal. It would confirm to a KME that was rolled back that all is well.
+            self._end(link, "this very KME", "the host has linked this KME to itself, or to its copy")
+            return
+        peer.instance = join.instance
         if self._state is None:
-            if digest_of(theirs.first_manifest).hex() != self._pool_id:
-                raise PoolStateRefused("the peer's state is another pool's")
-            merged = states.merge(theirs, theirs, now=self._outside.unix_time())
-        else:
-            merged = states.merge(self._state, theirs, now=self._outside.unix_time())
-        self._change(merged)
+            # It has one for us, or a third has one for both; or this KME gets one without a peer, from the owners' shares.
+            peer.waits = join.sealed_revision == 0
+            return
+        if self._manifest().migration == "never":
+            self._end(link, "keys may not leave", "the manifest forbids migration")
+            return
+        if not self._serving and join.sealed_revision == 0:
+            peer.waits = True
+            return
+        self._tell_all(link, peer)
+        self._note_revision(join.instance, join.sealed_revision)
+
+    def _told_state(self, link: int, peer: _Peer, told: State) -> None:
+        theirs = states.decode_state(told.state)
+        if digest_of(theirs.first_manifest).hex() != self._pool_id:
+            raise PoolStateRefused("the peer's state is another pool's")
+        now = self._outside.unix_time()
+        merged = states.merge(self._state if self._state is not None else theirs, theirs, now=now)
+        rolled_back = self._state is not None and told.seen_revision > self._revision
+        if rolled_back:
+            self.counters.rollbacks += 1
+            self._outside.event(
+                "rollback_detected", {"restored": self._revision, "seen_by_a_peer": told.seen_revision}
+            )
+            self._revision = told.seen_revision
+        # Sealed anew after a rollback even where nothing was lost: else the next start would look like another one.
+        self._change(merged, seal=rolled_back)
+        self._serve()
+        if self._state is not None and self._peers.get(link) is peer:
+            digest = states.digest_of_state(self._state)
+            self._say(link, StateTaken(self._instance, self._revision, digest))
+
+    def _tell_all(self, link: int, peer: _Peer) -> None:
+        """What a KME that joins has to know. The state last: it serves as soon as it has that."""
+        peer.waits = False
+        orders = self.office.remembered()
+        for start in range(0, len(orders), GOSSIP_ORDERS):
+            self._say(link, Opened(tuple(orders[start : start + GOSSIP_ORDERS])))
+        self._say(link, Wpes(tuple(sorted(self._wpes_here()))))
+        self._say_state(link, peer.instance)
 
     def _note_revision(self, instance: str, revision: int) -> None:
         if self._state is not None:
             # Not a change that peers must hear of: they are told with the next one.
             self._state = states.note_revision(self._state, instance, revision)
 
-    def _change(self, state: PoolState) -> None:
+    def _change(self, state: PoolState, *, seal: bool = False) -> None:
         """Take a state, seal it, and tell the peers, where it says anything new."""
         state = states.forget_old(state, now=self._outside.unix_time())
         before = self._state
-        if before is not None and states.digest_of_state(before) == states.digest_of_state(state):
+        changed = before is None or states.digest_of_state(before) != states.digest_of_state(state)
+        if not changed and not seal:
             self._state = state
             return
+        judged_by = digest_of(encode_manifest(self._manifest())).hex()
         self._take(state)
-        for link, peer in list(self._peers.items()):
-            if peer.role == ROLE and peer.link.is_established and peer.instance:
-                self._say_state(link, peer.instance)
+        if changed:
+            for link, peer in self._kmes():
+                if not peer.waits:
+                    self._say_state(link, peer.instance)
+        if self.office.pool.manifest_digest != judged_by:
+            self._judge_anew()
 
     def _take(self, state: PoolState) -> None:
-        pool = states.load(state)
-        self._revision += 1
+        known = self.office.pool.epochs if self._state is not None else ()
+        pool = states.load(state, known=known)
+        # Later than what any clock here has shown, so that of all KMEs that were ever there the latest are remembered.
+        self._revision = max(self._revision + 1, self._outside.unix_time())
         self._state = states.note_revision(state, self._instance, self._revision)
         self.office.take_pool(pool)
         self._outside.state_changed(self._state, self._instance, self._revision)
-        self._outside.pool_changed(pool)
+        if self._serving:
+            self._outside.pool_changed(pool)
 
     def _have(self) -> PoolState:
         if self._state is None:
@@ -497,9 +610,54 @@ class KmeNode:
         return self._have()
 
     def _serve(self) -> None:
-        if not self._serving and self._state is not None:
-            self._serving = True
-            self._outside.event("kme_serving", {"epoch": self.office.pool.current.epoch.number})
+        if self._serving or self._state is None:
+            return
+        if not self._is_admitted():
+            self._stop()
+            return
+        self._serving = self.office.is_open = True
+        self._outside.event("kme_serving", {"epoch": self.office.pool.current.epoch.number})
+        self._outside.pool_changed(self.office.pool)
+        for link, peer in self._kmes():
+            if peer.waits:
+                self._tell_all(link, peer)
+
+    def _stop(self) -> None:
+        self._serving = self.office.is_open = False
+        why = "the manifest in force does not admit this KME's own measurement: it serves no more"
+        self._outside.event("link_closed", {"link": 0, "reason": "not admitted", "detail": why})
+        for link in list(self._peers):
+            self._end(link, "not admitted", why)
+
+    def _is_admitted(self) -> bool:
+        """Whether the manifest in force admits the code of this very KME. In doubt it does: peers judge it, too."""
+        nonce = os.urandom(_OWN_EVIDENCE_BYTES)
+        try:
+            self._outside.judge(self._outside.issue_evidence(nonce), nonce, ROLE, self._manifest())
+        except HandshakeRefused as exc:
+            return exc.reason != CODE_REFUSED
+        except AvalonError:
+            return True
+        return True
+
+    def _judge_anew(self) -> None:
+        """The manifest changed, and may not admit those any more that are here, nor this KME itself.
+
+        Handshakes that are under way end as well: their evidence was judged by the manifest before. All come back.
+        """
+        self._left.clear()
+        for link in list(self._peers):
+            self._end(link, "the manifest changed", "to be judged by the manifest in force")
+        if self._serving and not self._is_admitted():
+            self._stop()
+
+    def _kmes(self) -> list[tuple[int, _Peer]]:
+        """Links to KMEs that have told who they are."""
+        return [
+            (link, peer)
+            for link, peer in self._peers.items()
+            if peer.role == ROLE and peer.instance and peer.link.is_established
+        ]
 
     def _say_state(self, link: int, instance: str) -> None:
         state = self._have()
@@ -524,19 +682,22 @@ class KmeNode:
             return
         for frame in peer.link.farewell():
             self._outside.send(link, frame)
+        self._gone(peer)
         self.counters.refused_peers[reason] = self.counters.refused_peers.get(reason, 0) + 1
         self._outside.event("link_closed", {"link": link, "reason": reason, "detail": message})
         self._outside.close(link, reason)
 
-    def _drop_the_disallowed(self) -> None:
-        """A changed manifest may not admit those any more that are here: they come back, and are judged anew."""
-        self._left.clear()
-        for link, peer in list(self._peers.items()):
-            if peer.role == WPE_ROLE:
-                self._end(link, "the manifest changed", "register again under the manifest in force")
+    def _gone(self, peer: _Peer) -> None:
+        """A link is no more: what hung on it is forgotten."""
+        registration = peer.registration
+        if registration is None:
+            return
+        if all(other.registration is not registration for other in self._peers.values()):
+            self.office.gone(registration)
+        self._wpes_changed()
 
-    def _wpes_here(self) -> int:
-        return sum(1 for peer in self._peers.values() if peer.is_wpe)
+    def _wpes_here(self) -> set[str]:
+        return {peer.registration.instance for peer in self._peers.values() if peer.registration is not None}
 
     # -- gossip
 
@@ -544,16 +705,27 @@ class KmeNode:
         with self._lock:
             self._untold.append((work_order_id, fingerprint, token, wpe))
             if len(self._untold) == 1:
+                # For what no WPE asked for; else it is told before the WPE is answered.
                 self._outside.run(self._gossip)
 
     def _gossip(self) -> None:
         with self._lock:
             untold, self._untold = self._untold, []
-            wpes = self._wpes_here()
-            for link, peer in list(self._peers.items()):
-                if peer.role == ROLE and peer.link.is_established:
-                    for start in range(0, len(untold), GOSSIP_ORDERS):
-                        self._say(link, Opened(tuple(untold[start : start + GOSSIP_ORDERS]), wpes))
+            for link, _ in self._kmes():
+                for start in range(0, len(untold), GOSSIP_ORDERS):
+                    self._say(link, Opened(tuple(untold[start : start + GOSSIP_ORDERS])))
+
+    def _wpes_changed(self) -> None:
+        if not self._wpes_untold:
+            self._wpes_untold = True
+            self._outside.run(self._tell_wpes)
+
+    def _tell_wpes(self) -> None:
+        with self._lock:
+            self._wpes_untold = False
+            wpes = Wpes(tuple(sorted(self._wpes_here())))
+            for link, _ in self._kmes():
+                self._say(link, wpes)
 
 
 def _parts(orders: tuple[OpenOrder, ...]) -> list[tuple[OpenOrder, ...]]:

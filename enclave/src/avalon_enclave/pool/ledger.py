@@ -7,9 +7,10 @@ The rules, for an order that a WPE asks for under the fencing token of its host'
 3. The highest token wins: a lower one is stale, and so is the same token from another WPE.
 4. A WPE that starts afresh after N orders gets no more than N different orders opened.
 
-The ids of the last :data:`MAX_ORDERS` orders are remembered. Peers tell each other what they opened, so the first three
-rules hold over the pool, but for what two KMEs that cannot hear each other open at the same moment: the service's store
-takes only one answer of an order in any case.
+An order that goes to another WPE under a higher token is counted for both. The ids of the last :data:`MAX_ORDERS` orders
+are remembered. Peers tell each other what they opened before they answer the WPE, and tell all that they remember to one
+that joins, before it serves. So the rules hold over the pool, but for what two KMEs that cannot hear each other open
+meanwhile, and after all KMEs were gone at a time: the service's store takes only one answer of an order in any case.
 """
 
 from collections import OrderedDict
@@ -17,6 +18,9 @@ from dataclasses import dataclass
 
 MAX_ORDERS = 262_144
 """About 60 MB at most."""
+
+_NO_FINGERPRINT = bytes(16)
+"""Of an order that was renounced before anybody asked for it: as long as any, as it is told to the peers."""
 
 FAILED_TOKEN = -1
 """In the place of a token: the order is renounced."""
@@ -30,6 +34,11 @@ class OpenedOrder:
     token: int
     holder: str
     """The WPE's instance."""
+
+    @property
+    def rank(self) -> tuple[int, bytes, str]:
+        """The greatest wins, at every KME: two under one token were opened by KMEs that could not hear each other."""
+        return self.token, self.fingerprint, self.holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,10 @@ class Ledger:
         self._put(work_order_id, OpenedOrder(fingerprint, token, holder))
         return None
 
+    def entries(self) -> list[tuple[str, bytes, int, str]]:
+        """All, the oldest first: id, fingerprint, token, holder."""
+        return [(id_, entry.fingerprint, entry.token, entry.holder) for id_, entry in self._orders.items()]
+
     def holds(self, work_order_id: str, holder: str) -> bool:
         """Whether the order is opened for this WPE, now."""
         known = self._orders.get(work_order_id)
@@ -75,17 +88,25 @@ class Ledger:
         known = self._orders.get(work_order_id)
         self._put(
             work_order_id,
-            OpenedOrder(known.fingerprint if known else b"", FAILED_TOKEN, known.holder if known else ""),
+            OpenedOrder(known.fingerprint if known else _NO_FINGERPRINT, FAILED_TOKEN, known.holder if known else ""),
         )
 
-    def told(self, work_order_id: str, fingerprint: bytes, token: int, holder: str) -> None:
-        """A peer opened it for that WPE, or renounced it."""
-        if token == FAILED_TOKEN:
-            self.renounce(work_order_id)
-            return
+    def told(self, work_order_id: str, fingerprint: bytes, token: int, holder: str) -> bool:
+        """A peer opened it for that WPE, or renounced it. Whether it is news that this WPE has it.
+
+        Told again, it is neither news nor younger: a host that has the peers tell each other all again cannot move what
+        is still needed out of the memory.
+        """
         known = self._orders.get(work_order_id)
-        if known is None or (known.token != FAILED_TOKEN and known.token < token):
-            self._put(work_order_id, OpenedOrder(fingerprint, token, holder))
+        if token == FAILED_TOKEN:
+            if known is None or known.token != FAILED_TOKEN:
+                self._put(work_order_id, OpenedOrder(fingerprint, FAILED_TOKEN, holder))
+            return False
+        entry = OpenedOrder(fingerprint, token, holder)
+        if known is not None and (known.token == FAILED_TOKEN or known.rank >= entry.rank):
+            return False
+        self._put(work_order_id, entry)
+        return known is None or known.holder != holder
 
     def _put(self, work_order_id: str, entry: OpenedOrder) -> None:
         self._orders[work_order_id] = entry

@@ -45,6 +45,10 @@ class Link:
         """The handshake is over, and the session is open."""
         return self._session is not None and not self._session.is_closed
 
+    def is_over(self, now: float) -> bool:
+        """There was a session, and the evidence behind it is too old by now."""
+        return self._session is not None and self._session.is_over(now)
+
     def start(self) -> Sequence[bytes]:
         """The first frames of this end."""
         return [self._end.start()] if isinstance(self._end, Initiator) else []

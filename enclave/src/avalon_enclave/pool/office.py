@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from avalon_core.channel.pool import OpenOrder, OrderOpened, SignReceipt, SignResult
 from avalon_core.crypto.dialects import OrderKeys
 from avalon_core.crypto.orders import unlock, voucher_digest
+from avalon_core.crypto.receipts import RENOUNCED
 from avalon_core.crypto.signing import SigningKey
 from avalon_core.protocol.encodings import encode_base64
 from avalon_core.protocol.errors import WorkOrderCode, WorkOrderError, failed_order, invalid_order
@@ -28,6 +29,7 @@ from avalon_core.protocol.orders import WorkOrderRequest, decode_request
 from avalon_core.protocol.receipts import ReceiptStatus, update_digest
 from avalon_enclave.pool.ledger import FAILED_TOKEN, Ledger
 from avalon_enclave.pool.state import EpochKeys, Pool
+from avalon_enclave.receipts import SignedUpdate, sign_failed, sign_finished
 
 _MAX_MESSAGE_CHARS = 256
 
@@ -44,7 +46,7 @@ class Registration:
     """Its random name, the same to every KME."""
 
     orders: set[str] = field(default_factory=set)
-    """The different orders that were opened for it and are not finished."""
+    """What was opened for it here and is not finished, while it has a session here."""
 
     opened: int = 0
     """How many different ones there were, over the whole pool."""
@@ -62,6 +64,8 @@ class Office:
         self._pool: Pool | None = None
         self._worker_id: WorkerId | None = None
         self._on_opened = on_opened
+        self.is_open = False
+        """Whether the keys are known to be the newest, and may be used. Its KME says so."""
 
     def register(self, instance: str) -> Registration:
         """The registration of a run of a WPE: the one that there is, or a new one."""
@@ -76,11 +80,18 @@ class Office:
     def told(self, work_order_id: str, fingerprint: bytes, token: int, instance: str) -> None:
         """A peer opened an order for a WPE, or renounced it."""
         with self._lock:
-            self._ledger.told(work_order_id, fingerprint, token, instance)
-            if token != FAILED_TOKEN:
-                registration = self._register(instance)
-                if work_order_id not in registration.orders:
-                    registration.opened += 1
+            if self._ledger.told(work_order_id, fingerprint, token, instance):
+                self._register(instance).opened += 1
+
+    def remembered(self) -> Sequence[tuple[str, bytes, int, str]]:
+        """All that is remembered, for a peer that joins: id, fingerprint, token, instance of the WPE."""
+        with self._lock:
+            return self._ledger.entries()
+
+    def gone(self, registration: Registration) -> None:
+        """The WPE has no session here any more. What it holds it may still finish by another KME."""
+        with self._lock:
+            registration.orders.clear()
 
     def _register(self, instance: str) -> Registration:
         registration = self._registrations.setdefault(instance, Registration(instance))
@@ -137,12 +148,43 @@ class Office:
             update_digest(asked.work_order_id, int(status), encode_base64(asked.response_hash))
         )
 
+    def sign_late_receipt(self, params: bytes, result: bytes | None) -> SignedUpdate:
+        """The worker's update of a receipt that was created after its order had ended, or was ended by the service.
+
+        With a result: PROCESSED, where the result carries the pool's signature. Without: FAILED, and the order is never
+        opened again.
+
+        Raises:
+            WorkOrderError: the result is not one of this order; or busy: a WPE has the order in hand, or this KME does not
+                serve.
+        """
+        request = decode_request(params)
+        if not self.is_open:
+            raise WorkOrderError(WorkOrderCode.BUSY, "this KME does not serve: ask another, or later")
+        pool = self.pool
+        if request.worker_id != self._worker_id:
+            raise invalid_order("workerId: the order is for another worker")
+        if result is not None:
+            return sign_finished(pool.signing, request, result)
+        with self._lock:
+            if any(request.work_order_id in one.orders for one in self._registrations.values()):
+                # For the moment: a WPE whose order was cancelled is about to let go of it.
+                raise WorkOrderError(WorkOrderCode.BUSY, "a WPE processes this order: ask again")
+            self._ledger.renounce(request.work_order_id)
+        self._on_opened(request.work_order_id, bytes(16), FAILED_TOKEN, "")
+        signed = sign_failed(pool.signing, request, failed_order(RENOUNCED))
+        if signed is None:
+            raise invalid_order("the request cannot be hashed")
+        return signed
+
     def finish(self, registration: Registration, work_order_ids: Sequence[str]) -> None:
         """The WPE is done with these."""
         with self._lock:
             registration.orders.difference_update(work_order_ids)
 
     def _open(self, registration: Registration, order: OpenOrder) -> OrderOpened:
+        if not self.is_open:
+            return _again(order.number, "this KME does not serve any more")
         request = decode_request(order.request)
         pool = self.pool
         if request.worker_id != self._worker_id:  # 1
@@ -153,7 +195,7 @@ class Office:
             raise invalid_order("a WPE sent an order's data to its KME: expected the header alone")
         keys = _unlock(request, pool)  # 2, 3
         with self._lock:  # 4
-            known = request.work_order_id in registration.orders
+            known = self._ledger.holds(request.work_order_id, registration.instance)
             limit = pool.manifest.orders_per_wpe
             if not known and limit and registration.opened >= limit:
                 return _again(
@@ -162,9 +204,9 @@ class Office:
             refusal = self._ledger.admit(
                 request.work_order_id, order.fingerprint, order.token, registration.instance
             )
-            if refusal is None and not known:
+            if refusal is None:
                 registration.orders.add(request.work_order_id)
-                registration.opened += 1
+                registration.opened += not known
         if refusal is not None:
             if refusal.final:
                 raise invalid_order(f"workOrderId: {refusal.reason}")

@@ -4,23 +4,34 @@ Every KME holds a whole copy. Copies are merged, never overwritten: merging is c
 so KMEs that were apart agree as soon as they have spoken, in whatever order. The rules:
 
 1. Only copies of one pool merge: same signing key, same first manifest.
-2. Manifests: the longer chain of changes wins, each change signed by a quorum of the owners before it. Should owners have
-   signed two different changes after the same manifest, the one with the smaller digest wins, everywhere alike.
+2. Manifests: a chain of changes goes on, each change signed by a quorum of the owners before it; the longer of two
+   chains wins where it continues the shorter. Two chains that part do not merge, whatever their lengths: owners that a
+   change has put out of office could sign another future of the manifest before it, as long as they like, and a KME
+   that was rolled back to that manifest would bring it in. (Where owners did sign two changes after one manifest by
+   mistake, the KMEs on one side are ended, and join afresh.)
 3. Epochs of encryption keys: the union. The current one has the highest number, and of two with the same number (made by
    two KMEs that were apart) the one with the greater key id; both still open orders.
-4. An epoch that was replaced opens orders for the manifest's overlap after the current one was made, then is forgotten,
-   and is not taken back from a peer that still has it.
-5. Revisions of each KME's seal: the highest that anybody has seen.
+4. An epoch that was replaced opens orders for the manifest's overlap after the next one was made, then is forgotten,
+   and is not taken back from a peer that still has it. Forgetting is each KME's own, by its own clock: a host that
+   sets a clock forward has one KME forget, not all. At one time, under one manifest, it commutes with merging.
+5. Revisions of each KME's seal: the highest that anybody has seen, of the :data:`MAX_INSTANCES` KMEs that have sealed last.
+   (A revision is the time of its seal where the clock went on, else one more than the one before.)
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_der_private_key
+from msgspec import Meta
 
 from avalon_core.crypto.dialects import WorkerKeys
 from avalon_core.crypto.manifests import (
+    MAX_MANIFEST_BYTES,
     Manifest,
     SignedManifest,
     accept_change,
@@ -28,16 +39,22 @@ from avalon_core.crypto.manifests import (
     follow,
     read_manifest,
 )
-from avalon_core.crypto.sealing import HpkePrivateKey, RsaPrivateKey
-from avalon_core.crypto.signing import SigningKey
+from avalon_core.crypto.sealing import RSA_BITS, HpkePrivateKey, RsaPrivateKey
+from avalon_core.crypto.signing import SECRET_KEY_BYTES, SigningKey
 from avalon_core.errors import EvidenceError, KeyFormatError, PolicyViolation
 from avalon_enclave.errors import PoolStateRefused
 
 MAX_EPOCHS = 64
 """Keys that are held at a time. A rotation that would make more is refused: shorten the overlap or rotate less often."""
 
+MAX_MERGED_EPOCHS = 16 * MAX_EPOCHS
+"""Of a state that is read: KMEs that were apart may each have made as many as they may."""
+
 MAX_CHANGES = 4096
 MAX_INSTANCES = 1024
+"""KMEs whose revisions are remembered. Every KME that joins with nothing sealed is a new one."""
+
+_MAX_INSTANCE_CHARS = 256
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -47,21 +64,26 @@ class Epoch(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     made_at: int
     """Unix seconds, on the clock of the KME that made it."""
 
-    rsa: bytes
+    rsa: Annotated[bytes, Meta(max_length=8192)]
     """PKCS#8 DER."""
 
-    hpke: bytes
+    hpke: Annotated[bytes, Meta(max_length=96)]
     """96 bytes."""
+
+    def __repr__(self) -> str:
+        return f"<Epoch {self.number}>"
 
 
 class PoolState(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="avalon pool state 1"):
     """A copy of the state. Well formed only; :func:`load` makes sure that it is one."""
 
-    signing: bytes
-    first_manifest: bytes
-    changes: tuple[SignedManifest, ...] = ()
-    epochs: tuple[Epoch, ...] = ()
-    revisions: dict[str, int] = {}
+    signing: Annotated[bytes, Meta(max_length=SECRET_KEY_BYTES)]
+    first_manifest: Annotated[bytes, Meta(max_length=MAX_MANIFEST_BYTES)]
+    changes: Annotated[tuple[SignedManifest, ...], Meta(max_length=MAX_CHANGES)] = ()
+    epochs: Annotated[tuple[Epoch, ...], Meta(max_length=MAX_MERGED_EPOCHS)] = ()
+    revisions: Annotated[
+        dict[Annotated[str, Meta(max_length=_MAX_INSTANCE_CHARS)], int], Meta(max_length=MAX_INSTANCES)
+    ] = {}
     """By KME instance: the highest revision of its seal that anybody has seen."""
 
     def __repr__(self) -> str:
@@ -153,7 +175,7 @@ def change_manifest(state: PoolState, change: SignedManifest) -> PoolState:
     """
     if any(known.manifest == change.manifest for known in state.changes):
         return state
-    accept_change(follow(state.first_manifest, state.changes), change)
+    accept_change(_in_force(state), change)
     if len(state.changes) >= MAX_CHANGES:
         raise PoolStateRefused(f"the manifest was changed {MAX_CHANGES} times: make a new pool")
     return msgspec.structs.replace(state, changes=(*state.changes, change))
@@ -163,9 +185,7 @@ def note_revision(state: PoolState, instance: str, revision: int) -> PoolState:
     """A state that has seen this revision of a KME's seal."""
     if state.revisions.get(instance, 0) >= revision:
         return state
-    if instance not in state.revisions and len(state.revisions) >= MAX_INSTANCES:
-        raise PoolStateRefused(f"more than {MAX_INSTANCES} KMEs have been in this pool")
-    return msgspec.structs.replace(state, revisions={**state.revisions, instance: revision})
+    return msgspec.structs.replace(state, revisions=_latest({**state.revisions, instance: revision}))
 
 
 def merge(ours: PoolState, theirs: PoolState, *, now: int) -> PoolState:
@@ -177,7 +197,11 @@ def merge(ours: PoolState, theirs: PoolState, *, now: int) -> PoolState:
     if ours.signing != theirs.signing or ours.first_manifest != theirs.first_manifest:
         raise PoolStateRefused("the state is another pool's: its signing key or first manifest differs")
     changes = _longer(ours, theirs)
-    epochs = {(epoch.number, epoch.hpke): epoch for epoch in (*ours.epochs, *theirs.epochs)}
+    epochs: dict[tuple[int, bytes], Epoch] = {}
+    for epoch in (*ours.epochs, *theirs.epochs):
+        # No honest KME makes two epochs of one key; should there be such, every KME takes the same one.
+        known = epochs.setdefault((epoch.number, epoch.hpke), epoch)
+        epochs[epoch.number, epoch.hpke] = min(known, epoch, key=lambda one: (one.made_at, one.rsa))
     revisions = dict(ours.revisions)
     for instance, revision in theirs.revisions.items():
         revisions[instance] = max(revision, revisions.get(instance, 0))
@@ -186,27 +210,40 @@ def merge(ours: PoolState, theirs: PoolState, *, now: int) -> PoolState:
         first_manifest=ours.first_manifest,
         changes=changes,
         epochs=tuple(epochs[key] for key in sorted(epochs)),
-        revisions=dict(sorted(revisions.items())),
+        revisions=_latest(revisions),
     )
-    if len(revisions) > MAX_INSTANCES:
-        raise PoolStateRefused(f"more than {MAX_INSTANCES} KMEs have been in this pool")
+    if len(merged.epochs) > MAX_MERGED_EPOCHS:
+        raise PoolStateRefused(f"more than {MAX_MERGED_EPOCHS} epochs of keys come together")
     return forget_old(merged, now=now)
 
 
 def forget_old(state: PoolState, *, now: int) -> PoolState:
-    """The state without epochs whose overlap has run out."""
-    manifest = read_manifest(follow(state.first_manifest, state.changes))
+    """The state without epochs whose overlap has run out. The manifests are those of a state that was checked.
+
+    Raises:
+        PoolStateRefused: it is no state of a pool.
+    """
+    try:
+        overlap = read_manifest(_in_force(state)).overlap_seconds
+    except EvidenceError as exc:
+        raise PoolStateRefused(exc.message) from None
+    if not state.epochs:
+        raise PoolStateRefused("the state holds no encryption keys")
     newest = max(epoch.number for epoch in state.epochs)
     kept = tuple(
         epoch
         for epoch in state.epochs
-        if epoch.number == newest or _replaced_at(epoch, state.epochs) + manifest.overlap_seconds > now
+        if epoch.number == newest or _replaced_at(epoch, state.epochs) + overlap > now
     )
     return state if len(kept) == len(state.epochs) else msgspec.structs.replace(state, epochs=kept)
 
 
-def load(state: PoolState) -> Pool:
+def load(state: PoolState, *, known: Sequence[EpochKeys] = ()) -> Pool:
     """Load the keys and follow the manifests.
+
+    Args:
+        state: a copy of the state.
+        known: epochs that were loaded before: loading an RSA key takes a while.
 
     Raises:
         PoolStateRefused: a key or the chain of manifests is broken.
@@ -214,10 +251,7 @@ def load(state: PoolState) -> Pool:
     try:
         manifest = follow(state.first_manifest, state.changes)
         epochs = [
-            EpochKeys(
-                epoch=epoch,
-                keys=WorkerKeys(rsa=RsaPrivateKey.from_der(epoch.rsa), hpke=HpkePrivateKey(epoch.hpke)),
-            )
+            next((keys for keys in known if keys.epoch == epoch), None) or _load_epoch(epoch)
             for epoch in state.epochs
         ]
         if not epochs:
@@ -265,27 +299,55 @@ def _new_epoch(number: int, now: int) -> Epoch:
     )
 
 
+def _load_epoch(epoch: Epoch) -> EpochKeys:
+    """Raises KeyFormatError."""
+    try:
+        # Made by a KME's library, and come by a seal or by an attested session: testing the primes again takes a quarter
+        # of a second for each epoch, during which no order is opened.
+        rsa = load_der_private_key(epoch.rsa, None, unsafe_skip_rsa_key_validation=True)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise KeyFormatError("not a private key in DER") from None
+    if not isinstance(rsa, RSAPrivateKey) or rsa.key_size != RSA_BITS:
+        raise KeyFormatError(f"expected an RSA private key of {RSA_BITS} bits")
+    return EpochKeys(
+        epoch=epoch, keys=WorkerKeys(rsa=RsaPrivateKey(rsa), hpke=HpkePrivateKey(epoch.hpke))
+    )
+
+
 def _replaced_at(epoch: Epoch, epochs: Sequence[Epoch]) -> int:
     return min(later.made_at for later in epochs if later.number > epoch.number)
 
 
-def _longer(ours: PoolState, theirs: PoolState) -> tuple[SignedManifest, ...]:
-    def rank(changes: tuple[SignedManifest, ...]) -> tuple[int, list[bytes]]:
-        # The longer chain; of two as long the one with the smaller digests.
-        return -len(changes), [digest_of(change.manifest) for change in changes]
+def _in_force(state: PoolState) -> bytes:
+    """The manifest in force, in a state whose chain of changes was checked when it came."""
+    return state.changes[-1].manifest if state.changes else state.first_manifest
 
+
+def _latest(revisions: dict[str, int]) -> dict[str, int]:
+    """Of the KMEs that have sealed last. Which those are does not depend on the order in which copies are merged."""
+    kept = sorted(revisions.items(), key=lambda one: (one[1], one[0]))[-MAX_INSTANCES:]
+    return dict(sorted(kept))
+
+
+def _longer(ours: PoolState, theirs: PoolState) -> tuple[SignedManifest, ...]:
     if ours.changes == theirs.changes:
         return ours.changes
     try:
         follow(theirs.first_manifest, theirs.changes)
     except (EvidenceError, PolicyViolation) as exc:
         raise PoolStateRefused(f"the manifests of the state are not admitted: {exc.message}") from None
-    chosen = min(ours.changes, theirs.changes, key=rank)
-    if [c.manifest for c in ours.changes] != [c.manifest for c in theirs.changes]:
-        return chosen
-    # The same manifests under other signatures: take one of both, the same everywhere.
-    return min(ours.changes, theirs.changes, key=_signatures)
+    shared: list[SignedManifest] = []
+    for our, their in zip(ours.changes, theirs.changes, strict=False):
+        if our.manifest != their.manifest:
+            raise PoolStateRefused(
+                f"the manifests part after version {len(shared) + 1}: the owners have signed two changes of it. End the "
+                "KMEs on one side, and let them join afresh"
+            )
+        # The same manifest under other signatures: take one of both, the same everywhere.
+        shared.append(min(our, their, key=_signatures))
+    longer = max(ours.changes, theirs.changes, key=len)
+    return (*shared, *longer[len(shared) :])
 
 
-def _signatures(changes: tuple[SignedManifest, ...]) -> list[list[tuple[str, bytes]]]:
-    return [sorted(change.signatures.items()) for change in changes]
+def _signatures(change: SignedManifest) -> list[tuple[str, bytes]]:
+    return sorted(change.signatures.items())

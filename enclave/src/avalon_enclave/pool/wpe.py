@@ -3,17 +3,31 @@
 It holds a session with each KME that its host connects, asks any of them for the secrets of an order, and turns to another
 where one is gone or cannot serve: an order fails only where no KME is left for :data:`PATIENCE_SECONDS`. What is asked in one
 turn travels together.
+
+It begins with the manifest that its host gives it, follows the changes that a KME tells (it checks the owners' signatures),
+and never goes back. Where a change might not admit a KME any more, all links end, and each KME is judged anew.
 """
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
-from avalon_core.channel.handshake import Established, Identity, Initiator, Resumption, unique_id_digest
+from avalon_core.channel.handshake import (
+    HANDSHAKE_SECONDS,
+    Established,
+    Identity,
+    Initiator,
+    Resumption,
+    unique_id_digest,
+)
 from avalon_core.channel.pool import (
     MAX_BATCH,
+    MAX_BATCH_BYTES,
+    MAX_FINISHED,
+    MAX_HEADER_BYTES,
     Finished,
     Introduce,
     Leave,
@@ -33,9 +47,23 @@ from avalon_core.channel.pool import (
     decode_to_wpe,
     encode,
 )
-from avalon_core.crypto.manifests import Manifest, digest_of
+from avalon_core.crypto.manifests import (
+    Manifest,
+    SignedManifest,
+    accept_change,
+    digest_of,
+    encode_manifest,
+    read_manifest,
+)
 from avalon_core.crypto.signing import load_verification_key
-from avalon_core.errors import ChannelError, KeyFormatError, SignatureMismatch
+from avalon_core.errors import (
+    AvalonError,
+    ChannelError,
+    EvidenceError,
+    KeyFormatError,
+    PolicyViolation,
+    SignatureMismatch,
+)
 from avalon_core.protocol.errors import WorkOrderCode
 from avalon_enclave.pool.links import Link, LinkClosed
 
@@ -46,6 +74,10 @@ PATIENCE_SECONDS = 20.0
 """How long an order waits for a KME that serves, before it is given back to the host."""
 
 MAX_WAITING = 8192
+"""Requests that are not answered, asked already or not."""
+
+MAX_KMES = 256
+"""Links to KMEs, and KMEs whose sessions could be resumed."""
 
 Request = OpenOrder | SignResult | SignReceipt
 Answer = OrderOpened | Signed
@@ -86,6 +118,7 @@ class _Kme:
     """One link to a KME."""
 
     link: Link
+    since: float
     established: Established | None = None
     welcome: Welcome | None = None
     asked: dict[int, "_Asked"] = field(default_factory=dict)
@@ -137,6 +170,10 @@ class WpeNode:
     def link_opened(self, link: int, kme: int) -> None:
         """The host connected a KME. ``kme``: the host's number of it, the same when it connects the same one again."""
         with self._lock:
+            if link in self._kmes or len(self._kmes) >= MAX_KMES:
+                self._outside.close(link, "no room")
+                return
+            now = self._outside.monotonic()
             resume = self._left.pop(kme, None)
             self._names[link] = kme
             identity = Identity(
@@ -146,8 +183,8 @@ class WpeNode:
                 judge=lambda evidence, data, role: self._outside.judge(evidence, data, role, self._manifest),
                 evidence_seconds=EVIDENCE_SECONDS,
             )
-            end = Initiator(identity, responder_role=KME_ROLE, now=self._outside.monotonic(), resume=resume)
-            self._kmes[link] = _Kme(Link(end))
+            end = Initiator(identity, responder_role=KME_ROLE, now=now, resume=resume)
+            self._kmes[link] = _Kme(Link(end), now)
             for frame in self._kmes[link].link.start():
                 self._outside.send(link, frame)
 
@@ -164,15 +201,17 @@ class WpeNode:
                     self._outside.send(link, answer)
                 if received.established is not None:
                     kme.established = received.established
-                    self._say(link, kme, Introduce(self.instance))
+                    self._say(link, kme, Introduce(self.instance, self._manifest.version))
                 if received.payload is not None:
                     answered = self._message(link, kme, received.payload)
             except LinkClosed as exc:
                 self._end(link, exc.reason, exc.message)
             except ChannelError as exc:
                 self._end(link, "broke the rules", exc.message)
-        for on_answer, message in answered:
-            on_answer(message)
+            except AvalonError as exc:
+                # Not the peer's fault, as when the platform gives no evidence. It costs this link and not the WPE.
+                self._end(link, "failed here", exc.message)
+        _tell(answered)
 
     def link_closed(self, link: int) -> None:
         """The host says that a link is gone: what was asked there is asked elsewhere."""
@@ -186,32 +225,53 @@ class WpeNode:
             ChannelError: too much waits already.
         """
         with self._lock:
-            if len(self._waiting) >= MAX_WAITING:
+            if len(self._waiting) + sum(len(kme.asked) for kme in self._kmes.values()) >= MAX_WAITING:
                 raise ChannelError(f"{MAX_WAITING} requests wait for a key management enclave already")
             self._number += 1
-            deadline = self._outside.monotonic() + PATIENCE_SECONDS
-            self._waiting[self._number] = _Asked(request(self._number), on_answer, deadline)
-            self._flush_soon()
+            asked = request(self._number)
+            too_long = isinstance(asked, OpenOrder) and len(asked.request) > MAX_HEADER_BYTES
+            if not too_long:
+                deadline = self._outside.monotonic() + PATIENCE_SECONDS
+                self._waiting[self._number] = _Asked(asked, on_answer, deadline)
+                self._flush_soon()
+        if too_long:
+            # A KME would take it for a broken peer, and the next KME as well.
+            on_answer(
+                OrderOpened(
+                    asked.number,
+                    code=int(WorkOrderCode.INVALID_PARAMETER),
+                    message=f"the order without its data is longer than {MAX_HEADER_BYTES} bytes",
+                )
+            )
 
     def finished(self, work_order_ids: tuple[str, ...]) -> None:
         """Tell the KMEs that these orders are done with."""
         with self._lock:
             for link, kme in list(self._kmes.items()):
                 if kme.welcome is not None:
-                    self._say(link, kme, Finished(work_order_ids))
+                    for start in range(0, len(work_order_ids), MAX_FINISHED):
+                        self._say(link, kme, Finished(work_order_ids[start : start + MAX_FINISHED]))
 
     def tick(self) -> None:
-        """Give up what has waited too long. To be called every second or so."""
+        """Give up what has waited too long, and KMEs that say nothing. To be called every second or so."""
         now = self._outside.monotonic()
-        given_up = []
+        given_up: list[_Asked] = []
         with self._lock:
+            for link, kme in list(self._kmes.items()):
+                if kme.link.is_over(now):
+                    self._end(
+                        link, "session over", "the evidence behind it is too old: a new one is to be made"
+                    )
+                elif kme.welcome is None and now - kme.since > HANDSHAKE_SECONDS:
+                    self._end(link, "no word", f"the KME did not welcome this WPE in {HANDSHAKE_SECONDS:g} s")
             for asked_by in (self._waiting, *(kme.asked for kme in self._kmes.values())):
                 late = [number for number, asked in asked_by.items() if asked.deadline <= now]
                 given_up += [asked_by.pop(number) for number in late]
-            # What every KME has said no to is tried again now.
+            for asked in self._waiting.values():
+                # Who said no may have changed its mind. Tried again here and not at each flush: the KMEs have other work.
+                asked.avoid.clear()
             self._flush_soon()
-        for asked in given_up:
-            asked.on_answer(None)
+        _tell([(asked.on_answer, None) for asked in given_up])
 
     def leave(self) -> None:
         """Take leave of all KMEs."""
@@ -246,9 +306,7 @@ class WpeNode:
         for number, asked in list(self._waiting.items()):
             choice = [link for link in serving if link not in asked.avoid]
             if not choice:
-                # Each has said no for now: begin anew, they may have changed their minds.
-                asked.avoid.clear()
-                continue
+                continue  # each has said no for now: with the next tick
             link = min(choice, key=lambda link: len(serving[link].asked))
             serving[link].asked[number] = self._waiting.pop(number)
             assigned.setdefault(link, []).append(asked.request)
@@ -272,16 +330,25 @@ class WpeNode:
         if asked is None:
             return []  # given up meanwhile
         if isinstance(answer, OrderOpened) and answer.retry and answer.code == WorkOrderCode.BUSY:
-            asked.avoid.add(link)
-            if len(asked.avoid) < len(self._kmes):
-                self._waiting[answer.number] = asked
-                self._flush_soon()
-                return []
+            return self._elsewhere(link, asked, answer)
+        if isinstance(answer, Signed) and not answer.signature:
+            # This KME has not heard (yet) that another opened the order for this WPE.
+            return self._elsewhere(link, asked, answer)
         return [(asked.on_answer, answer)]
+
+    def _elsewhere(self, link: int, asked: _Asked, answer: Answer) -> list[tuple[OnAnswer, Answer | None]]:
+        """Have another KME asked where there is one that has not said no, or may be soon; else this is the answer."""
+        asked.avoid = {other for other in asked.avoid if other in self._kmes} | {link}
+        if len(asked.avoid) == len(self._kmes):
+            return [(asked.on_answer, answer)]
+        self._waiting[answer.number] = asked
+        self._flush_soon()
+        return []
 
     def _welcomed(self, link: int, kme: _Kme, welcome: Welcome) -> None:
         established = kme.established
-        assert established is not None
+        if established is None or kme.welcome is not None:
+            raise ChannelError("a KME welcomes once")
         if self._verification_key not in (None, welcome.verification_key):
             raise ChannelError("the KME has another pool's key than the KME before it")
         if established.resumed_from is None:
@@ -293,10 +360,38 @@ class WpeNode:
             except (KeyFormatError, SignatureMismatch) as exc:
                 raise ChannelError(f"the unique id is not signed by the pool's key: {exc.message}") from None
         self._verification_key = welcome.verification_key
+        if welcome.changes and not self._follow(welcome.changes):
+            for other in list(self._kmes):
+                self._end(other, "the manifest changed", "to be judged by the manifest in force")
+            self._left.clear()
+            return
         kme.welcome = welcome
         self._outside.event("kme_joined", {"link": link})
         self._outside.welcomed(welcome)
         self._flush_soon()
+
+    def _follow(self, changes: tuple[SignedManifest, ...]) -> bool:
+        """Take changes of the manifest that a KME told; whether all KMEs that were admitted still are, for certain.
+
+        Raises:
+            ChannelError: the owners have not signed them so.
+        """
+        before = now = self._manifest
+        try:
+            for change in changes:
+                # What this WPE has heard meanwhile by another KME is not new.
+                if read_manifest(change.manifest).version > now.version:
+                    now = accept_change(encode_manifest(now), change)
+        except (EvidenceError, PolicyViolation) as exc:
+            raise ChannelError(
+                f"the KME told a change of the manifest that cannot be: {exc.message}"
+            ) from None
+        self._manifest = now
+        return (
+            set(before.kme_measurements) <= set(now.kme_measurements)
+            and set(before.roots) <= set(now.roots)
+            and set(before.tcb_statuses) <= set(now.tcb_statuses)
+        )
 
     def _say(self, link: int, kme: _Kme, message: ToKme) -> None:
         try:
@@ -320,18 +415,18 @@ class WpeNode:
         name = self._names.pop(link, None)
         if kme is None:
             return
-        if kme.established is not None and name is not None:
+        if kme.established is not None and kme.welcome is not None and name is not None:
             self._left[name] = kme.established.resumption
+            while len(self._left) > MAX_KMES:
+                self._left.pop(next(iter(self._left)))
         self._waiting.update(kme.asked)
         self._flush_soon()
 
 
 def _batches(requests: list[Request]) -> list[ToKme]:
-    messages: list[ToKme] = []
-    opens = tuple(request for request in requests if isinstance(request, OpenOrder))
+    messages: list[ToKme] = [OpenOrders(part) for part in _open_batches(requests)]
     results = tuple(request for request in requests if isinstance(request, SignResult))
     receipts = tuple(request for request in requests if isinstance(request, SignReceipt))
-    messages += [OpenOrders(opens[start : start + MAX_BATCH]) for start in range(0, len(opens), MAX_BATCH)]
     messages += [
         SignResults(results[start : start + MAX_BATCH]) for start in range(0, len(results), MAX_BATCH)
     ]
@@ -339,3 +434,24 @@ def _batches(requests: list[Request]) -> list[ToKme]:
         SignReceipts(receipts[start : start + MAX_BATCH]) for start in range(0, len(receipts), MAX_BATCH)
     ]
     return messages
+
+
+def _open_batches(requests: list[Request]) -> list[tuple[OpenOrder, ...]]:
+    batches: list[list[OpenOrder]] = []
+    room = 0
+    for request in requests:
+        if not isinstance(request, OpenOrder):
+            continue
+        if not batches or len(batches[-1]) == MAX_BATCH or len(request.request) > room:
+            batches.append([])
+            room = MAX_BATCH_BYTES
+        batches[-1].append(request)
+        room -= len(request.request)
+    return [tuple(batch) for batch in batches]
+
+
+def _tell(answered: list[tuple[OnAnswer, Answer | None]]) -> None:
+    """Call them all, in order; where one raises, the others are called all the same, and then it is raised."""
+    with contextlib.ExitStack() as calls:
+        for on_answer, answer in reversed(answered):
+            calls.callback(on_answer, answer)

@@ -17,7 +17,7 @@ from avalon_enclave.errors import StartRefused
 from avalon_enclave.events import Event, Journal
 from avalon_enclave.measurement import is_shipped
 from avalon_enclave.runtimes.base import Runtime
-from avalon_enclave.runtimes.process import Child, ProcessRuntime
+from avalon_enclave.runtimes.process import Child, ProcessRuntime, WarmChildren
 from avalon_enclave.runtimes.thread import ThreadRuntime
 from avalon_enclave.runtimes.watchdog import Watchdog
 from avalon_enclave.workloads.base import Description, Isolation, Workload
@@ -32,8 +32,13 @@ class Offer:
     runtime: Runtime
 
 
-def assemble(*, watchdog: Watchdog, journal: Journal) -> Sequence[Offer]:
+def assemble(*, watchdog: Watchdog, journal: Journal, warm: WarmChildren) -> Sequence[Offer]:
     """Find, load and check every installed workload.
+
+    Args:
+        watchdog: over workloads that run in threads.
+        journal: tells of workloads that are not offered.
+        warm: where children are kept between orders.
 
     Raises:
         StartRefused: one that ships is broken, or two have one name.
@@ -45,9 +50,9 @@ def assemble(*, watchdog: Watchdog, journal: Journal) -> Sequence[Offer]:
     for entry in entries:
         try:
             if entry.name in children:
-                offers.append(_third_party(entry, children[entry.name], watchdog, journal))
+                offers.append(_third_party(entry, children[entry.name], watchdog, journal, warm))
             else:
-                offers.append(_in_thread_or_process(load(entry), watchdog, journal))
+                offers.append(_in_thread_or_process(load(entry), watchdog, journal, warm))
         except (WorkloadBroken, ChannelError, TimeoutError) as exc:
             reason = (
                 exc.message
@@ -62,7 +67,9 @@ def assemble(*, watchdog: Watchdog, journal: Journal) -> Sequence[Offer]:
     return offers
 
 
-def _third_party(entry: metadata.EntryPoint, child: Child, watchdog: Watchdog, journal: Journal) -> Offer:
+def _third_party(
+    entry: metadata.EntryPoint, child: Child, watchdog: Watchdog, journal: Journal, warm: WarmChildren
+) -> Offer:
     try:
         description = child.wait_ready()
     except (ChannelError, TimeoutError):
@@ -70,12 +77,15 @@ def _third_party(entry: metadata.EntryPoint, child: Child, watchdog: Watchdog, j
         raise
     if description.limits.isolation is Isolation.THREAD:
         child.reap()
-        return _in_thread_or_process(load(entry), watchdog, journal)
-    return Offer(description=description, runtime=ProcessRuntime(description, journal=journal, idle=[child]))
+        return _in_thread_or_process(load(entry), watchdog, journal, warm)
+    warm.give(description.name, child)
+    return Offer(description=description, runtime=ProcessRuntime(description, journal=journal, warm=warm))
 
 
-def _in_thread_or_process(workload: Workload, watchdog: Watchdog, journal: Journal) -> Offer:
+def _in_thread_or_process(
+    workload: Workload, watchdog: Watchdog, journal: Journal, warm: WarmChildren
+) -> Offer:
     description = Description.of(workload)
     if description.limits.isolation is Isolation.PROCESS:
-        return Offer(description=description, runtime=ProcessRuntime(description, journal=journal))
+        return Offer(description=description, runtime=ProcessRuntime(description, journal=journal, warm=warm))
     return Offer(description=description, runtime=ThreadRuntime(workload, watchdog=watchdog, journal=journal))

@@ -39,6 +39,10 @@ class Runtime(Protocol):
     def limits(self) -> Limits:
         """The workload's limits. The caller has checked the inputs against them."""
 
+    @property
+    def in_child(self) -> bool:
+        """A run only waits for a child process: it is not to hold up a thread that could process orders."""
+
     def run(self, inputs: Sequence[Item], context: Context, control: Control) -> Sequence[Item]:
         """Run it on one order. Called from several threads at a time.
 

@@ -1,7 +1,8 @@
 """Runs a workload in child processes: it can be killed, and holds no keys.
 
-Children stay warm between orders of the same workload; each serves one order at a time. They die with the thread
-that started them (those of the executor live as long as the enclave), and at the latest with the channel.
+Children stay warm between orders of the same workload, up to a number for all workloads together; each serves one
+order at a time. They die with the thread that started them (those of the executor live as long as the enclave), and
+at the latest with the channel.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from avalon_core.channel.frames import FrameDecoder
@@ -134,16 +136,54 @@ class Child:
                 return decode_from_child(payload)
 
 
+class WarmChildren:
+    """Children of all workloads that are ready and have nothing to do, up to a number. For any number of threads."""
+
+    def __init__(self, room: int) -> None:
+        """``room``: of more than so many, the one that has been idle for longest is ended."""
+        self._room = room
+        self._lock = threading.Lock()
+        self._idle: OrderedDict[Child, str] = OrderedDict()
+        """With the names of their workloads, the longest idle first."""
+
+    def give(self, name: str, child: Child) -> None:
+        """Keep a child for the workload's next order."""
+        with self._lock:
+            self._idle[child] = name
+            surplus = self._idle.popitem(last=False)[0] if len(self._idle) > self._room else None
+        if surplus is not None:
+            surplus.reap()
+
+    def take(self, name: str) -> Child | None:
+        """A child of this workload that lives, the one that worked last; None where there is none."""
+        while True:
+            with self._lock:
+                child = next((child for child in reversed(self._idle) if self._idle[child] == name), None)
+                if child is not None:
+                    del self._idle[child]
+            if child is None or child.alive:
+                return child
+            child.reap()
+
+    def close(self) -> None:
+        """End them all."""
+        with self._lock:
+            idle, self._idle = self._idle, OrderedDict()
+        for child in idle:
+            child.reap()
+
+
 class ProcessRuntime:
     """Satisfies :class:`avalon_enclave.runtimes.base.Runtime`."""
 
-    def __init__(self, description: Description, *, journal: Journal, idle: Sequence[Child] = ()) -> None:
-        """``description``: what the workload said of itself. ``idle``: children that are ready."""
+    in_child = True
+
+    def __init__(self, description: Description, *, journal: Journal, warm: WarmChildren) -> None:
+        """``description``: what the workload said of itself. ``warm``: where its children are kept between orders."""
         self.limits: Limits = description.limits
         self._name = description.name
         self._journal = journal
-        self._idle = list(idle)
-        self._lock = threading.Lock()
+        self._warm = warm
 
     def run(self, inputs: Sequence[Item], context: Context, control: Control) -> Sequence[Item]:
         order = Run(
@@ -153,7 +193,7 @@ class ProcessRuntime:
             requester_id=context.requester_id,
             requester_key=context.requester_key,
         )
-        child = self._take()
+        child = self._warm.take(self._name) or self._start()
         healthy = False
         control.stop_with(child.kill)
         try:
@@ -169,16 +209,13 @@ class ProcessRuntime:
         finally:
             control.stop_with(None)
             if healthy:
-                self._put_back(child)
+                self._warm.give(self._name, child)
             else:
                 child.reap()
         return self._outputs_of(answer)
 
     def close(self) -> None:
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for child in idle:
-            child.reap()
+        self._warm.close()
 
     def _outputs_of(self, answer: Ran | Raised) -> Sequence[Item]:
         try:
@@ -196,16 +233,6 @@ class ProcessRuntime:
         self._journal.record(Event.WORKLOAD_FAILED, workload=self._name, error=OutputRefused.__name__)
         raise failure
 
-    def _take(self) -> Child:
-        while True:
-            with self._lock:
-                child = self._idle.pop() if self._idle else None
-            if child is None:
-                return self._start()
-            if child.alive:
-                return child
-            child.reap()
-
     def _start(self) -> Child:
         child = Child(self._name)
         try:
@@ -214,7 +241,3 @@ class ProcessRuntime:
             child.reap()
             raise workload_failed(self._journal, self._name, exc) from None
         return child
-
-    def _put_back(self, child: Child) -> None:
-        with self._lock:
-            self._idle.append(child)

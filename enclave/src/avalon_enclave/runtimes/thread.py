@@ -14,6 +14,8 @@ from avalon_enclave.workloads.base import Context, Item, Limits, OutputRefused, 
 class ThreadRuntime:
     """Satisfies :class:`avalon_enclave.runtimes.base.Runtime`."""
 
+    in_child = False
+
     def __init__(self, workload: Workload, *, watchdog: Watchdog, journal: Journal) -> None:
         self._workload = workload
         self._watchdog = watchdog

@@ -70,10 +70,8 @@ class Watchdog:
                     watch.deadline = now + watch.seconds
                 if due:
                     return due
-                next_watch = min(self._watched, key=lambda watch: watch.deadline, default=None)
-                if next_watch is None:
-                    self._wake_at = math.inf
-                    self._changed.wait()
-                else:
-                    self._wake_at = next_watch.deadline
-                    self._changed.wait(self._wake_at - now)
+                # A deadline that it was to wake for stands, even where that work is done: the next piece of work is
+                # usually due later, and then nobody wakes this thread for it. Waking it costs more than most work.
+                earliest = min((watch.deadline for watch in self._watched), default=math.inf)
+                self._wake_at = min(earliest, self._wake_at if self._wake_at > now else math.inf)
+                self._changed.wait(None if self._wake_at == math.inf else self._wake_at - now)

@@ -7,8 +7,14 @@ from typing import Annotated
 import typer
 
 from avalon_core.errors import AvalonError
+from avalon_sdk.cli.app_attest import attest_app
+from avalon_sdk.cli.app_collateral import collateral_app
 from avalon_sdk.cli.app_orders import add_order_commands
+from avalon_sdk.cli.app_policy import policy_app
+from avalon_sdk.cli.app_pool import pool_app
 from avalon_sdk.cli.app_receipts import receipt_app
+from avalon_sdk.cli.app_requesters import requester_app
+from avalon_sdk.cli.app_simulator import simulator_app
 from avalon_sdk.cli.app_workers import worker_app
 from avalon_sdk.cli.exits import ExitCode, is_debugging, run, show_error
 from avalon_sdk.cli.options import (
@@ -32,6 +38,12 @@ _OWN_COMMANDS = (
     "receipt",
     "workers",
     "worker",
+    "requester",
+    "attest",
+    "collateral",
+    "policy",
+    "simulator",
+    "pool",
     "status",
     "doctor",
 )
@@ -157,6 +169,12 @@ def submit(
 add_order_commands(app)
 app.add_typer(receipt_app)
 app.add_typer(worker_app)
+app.add_typer(attest_app)
+app.add_typer(collateral_app)
+app.add_typer(policy_app)
+app.add_typer(simulator_app)
+app.add_typer(requester_app)
+app.add_typer(pool_app)
 
 
 @app.command(epilog="[bold]Example[/bold]\n\navalon workers --json\n\n" + EXIT_CODES)

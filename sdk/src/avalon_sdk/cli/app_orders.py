@@ -2,6 +2,7 @@
 :mod:`avalon_sdk.cli.ordering`.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -63,17 +64,23 @@ def cancel(
     order: OrderArgument,
     *,
     key: KeyFile = None,
+    # Not from the environment: who cancels as the operator means to.
+    token_file: Annotated[
+        Path | None,
+        typer.Option("--token-file", metavar="FILE", help="As the operator: the file of the token."),
+    ] = None,
     url: KeptUrl = None,
     timeout: Timeout = 30.0,
     policy: PolicyOption = None,
     measurement: MeasurementOption = None,
     json_: Json = False,
 ) -> None:
-    """Withdraw an order of the journal that is not finished. One that was signed needs the same key."""
+    """Withdraw an order of the journal that is not finished. One that was signed needs the same key. With --token-file:
+    as the operator, anybody's order."""
     from avalon_sdk.cli.ordering import cancel_order
 
     asked = asked_of(order, url, policy, measurement, timeout, as_json=json_)
-    run(lambda: cancel_order(asked, key=key), as_json=json_)
+    run(lambda: cancel_order(asked, key=key, token_file=token_file), as_json=json_)
 
 
 def watch(
@@ -119,7 +126,7 @@ def add_order_commands(app: typer.Typer) -> None:
     for command, examples in (
         (order, "avalon order 4f2a91\n\navalon order 4f2a91 --wait --timeout 600 --json\n\n"),
         (orders, "avalon orders --limit 5\n\navalon orders --prune\n\n"),
-        (cancel, "avalon cancel 4f2a91\n\n"),
+        (cancel, "avalon cancel 4f2a91\n\navalon cancel 4f2a... --token-file operator-token\n\n"),
         (watch, "avalon watch 4f2a91 && avalon order 4f2a91\n\n"),
     ):
         app.command(epilog=_EXAMPLES + examples + EXIT_CODES)(command)

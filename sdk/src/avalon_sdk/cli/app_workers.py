@@ -13,6 +13,7 @@ from avalon_sdk.cli.options import (
     KeyFile,
     MeasurementOption,
     PolicyOption,
+    RequiredKeyFile,
     Timeout,
     TokenFileOption,
     Url,
@@ -23,6 +24,7 @@ _EXAMPLES = (
     "avalon worker show singleton-worker-1 --policy trust.toml\n\n"
     "avalon worker set-status singleton-worker-1 off-line --token-file ~/.local/share/avalon/operator-token\n\n"
     "avalon worker register my-worker --details details.json --key worker.pem\n\n"
+    "avalon worker push-key my-worker --encryption-key rsa.pem --key worker.pem\n\n"
 )
 _WorkerArgument = Annotated[
     str, typer.Argument(metavar="WORKER", help="Its name, or its id of 64 hex digits.", show_default=False)
@@ -123,6 +125,35 @@ def set_status(
     run(
         lambda: directory.set_status(
             url, worker, status, token_file=token_file, key=key, timeout=timeout, as_json=json_
+        ),
+        as_json=json_,
+    )
+
+
+@worker_app.command("push-key", epilog=_EXAMPLES + EXIT_CODES)
+def push_key(
+    worker: _WorkerArgument,
+    *,
+    encryption_key: Annotated[
+        Path,
+        typer.Option(
+            "--encryption-key", metavar="FILE", help="An RSA public key in PEM.", show_default=False
+        ),
+    ],
+    key: RequiredKeyFile,
+    tag: Annotated[
+        str, typer.Option("--tag", metavar="HEX", help="The requester whom it is for. Default: for all.")
+    ] = "",
+    url: Url = DEFAULT_URL,
+    timeout: Timeout = 30.0,
+    json_: Json = False,
+) -> None:
+    """Have the service give out a key of a worker that is registered there and runs elsewhere."""
+    from avalon_sdk.cli import keys
+
+    run(
+        lambda: keys.push_key(
+            url, worker, encryption_key=encryption_key, key=key, tag=tag, timeout=timeout, as_json=json_
         ),
         as_json=json_,
     )

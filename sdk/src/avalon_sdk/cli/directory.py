@@ -4,12 +4,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from avalon_core.attestation import Verdict
+from avalon_core.attestation.checks import Verdict
 from avalon_core.protocol.errors import WorkerStatus
 from avalon_core.protocol.ids import WorkerId, worker_id_of
 from avalon_core.protocol.registry import MAX_DETAILS_BYTES
 from avalon_sdk.cli.exits import ExitCode
-from avalon_sdk.cli.listing import worker_as_json
+from avalon_sdk.cli.listing import show_mode, verdict_of, worker_as_json
 from avalon_sdk.cli.output import show, show_json
 from avalon_sdk.cli.trusting import open_client, read_key
 from avalon_sdk.errors import BadRequest, NoSuchWorker
@@ -52,13 +52,13 @@ async def show_one(
 
 def _show(worker: ListedWorker) -> None:
     show(worker.worker_id, "bold")
-    if worker.simulated:
-        show("  SIMULATED   no hardware protects what is sent to it", "bold yellow")
+    show_mode(worker)
     show(f"  status      {worker.status}")
     show(f"  formats     {', '.join(sorted(worker.record.details.payload_formats))}")
     for workload in worker.record.details.workloads:
         show(f"  workload    {workload.name}: {workload.title} (input: {workload.input_help})")
-    show("  evidence    " + ("trusted" if worker.is_trusted else "NOT trusted: send nothing to it"), "bold")
+    advice = "" if worker.is_trusted else "; send nothing to it"
+    show(f"  evidence    {verdict_of(worker)}{advice}", "bold")
     for check in worker.report.checks:
         show(f"    {check.verdict:<16}{check.name}", _STYLES[check.verdict])
         show(f"      expected  {check.expected}")

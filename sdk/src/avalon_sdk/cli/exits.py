@@ -29,6 +29,9 @@ class ExitCode(enum.IntEnum):
     """The worker's evidence, a result, a receipt or a saved order is not acceptable."""
 
     TIMEOUT = 5
+    COULD_NOT_CHECK = 6
+    """Nothing speaks against the evidence, but a check could not be made, or no policy was given: not accepted."""
+
     INTERRUPTED = 130
 
 

@@ -1,9 +1,9 @@
 """``avalon workers``, and how a worker is described in text and in JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from avalon_core.attestation import Verdict
+from avalon_core.attestation.checks import AppraisalReport, Check
 from avalon_sdk.cli.exits import ExitCode
 from avalon_sdk.cli.output import show, show_json
 from avalon_sdk.cli.pages import names_of, read_status
@@ -44,24 +44,48 @@ def show_worker(worker: ListedWorker, names: Mapping[str, str]) -> None:
     """A worker in some lines of text."""
     name = names.get(worker.worker_id)
     show(f"{name}  {worker.worker_id}" if name else worker.worker_id, "bold")
-    if worker.simulated:
-        show("  SIMULATED   no hardware protects what is sent to it", "bold yellow")
+    show_mode(worker)
     show(f"  status      {worker.status}")
-    show(f"  evidence    {evidence_of(worker)}", "green" if worker.is_trusted else "red")
+    show(f"  evidence    {verdict_of(worker)}", "green" if worker.is_trusted else "red")
+    for problem in problems_of(worker.report):
+        show(f"    {problem}", "red")
     show(f"  formats     {', '.join(sorted(worker.record.details.payload_formats))}")
     for workload in worker.record.details.workloads:
         show(f"  workload    {workload.name}: {workload.title} (input: {workload.input_help})")
 
 
+def show_mode(worker: ListedWorker) -> None:
+    """What protects the worker, in one line."""
+    if worker.simulated:
+        show(f"  mode        {worker.mode}: no hardware protects what is sent to it", "bold yellow")
+    else:
+        show(f"  mode        {worker.mode}")
+
+
+def verdict_of(worker: ListedWorker) -> str:
+    """The verdict in a few words."""
+    checks = len(worker.report.checks)
+    if worker.is_trusted:
+        return f"trusted: {checks} checks passed"
+    return f"NOT trusted: {len(worker.report.problems)} of {checks} checks did not pass"
+
+
+def problems_of(report: AppraisalReport) -> Iterator[str]:
+    """One line for each check that did not pass: what was found, what was expected, what to do."""
+    return (_problem(check) for check in report.problems)
+
+
+def _problem(check: Check) -> str:
+    return (
+        f"{check.name} {check.verdict}: got {check.found}, expected {check.expected}. {check.remedy}".rstrip()
+    )
+
+
 def evidence_of(worker: ListedWorker) -> str:
-    """The verdict; where it is not passed, with the first check that says why, and what to do."""
-    for check in worker.report.checks:
-        if check.verdict is not Verdict.PASSED:
-            return (
-                f"not trusted: {check.name} {check.verdict}: got {check.found}, expected {check.expected}. "
-                f"{check.remedy}"
-            ).rstrip()
-    return f"trusted: {len(worker.report.checks)} checks passed"
+    """The verdict in one line; where it is not passed, with the first check that says why, and what to do."""
+    if worker.report.problems:
+        return f"not trusted: {_problem(worker.report.problems[0])}"
+    return verdict_of(worker)
 
 
 def worker_as_json(worker: ListedWorker, names: Mapping[str, str]) -> dict[str, Any]:
@@ -72,7 +96,11 @@ def worker_as_json(worker: ListedWorker, names: Mapping[str, str]) -> dict[str, 
         "name": names.get(worker.worker_id),
         "status": worker.status,
         "simulated": worker.simulated,
+        "mode": worker.mode,
         "trusted": worker.is_trusted,
+        "verdict": str(worker.report.verdict),
+        "problems": list(problems_of(worker.report)),
+        "tee": str(claims.tee) if claims is not None else None,
         "measurement": claims.measurement if claims is not None else None,
         "checks": [
             {
@@ -80,6 +108,7 @@ def worker_as_json(worker: ListedWorker, names: Mapping[str, str]) -> dict[str, 
                 "verdict": str(check.verdict),
                 "expected": check.expected,
                 "found": check.found,
+                "source": check.source,
                 "remedy": check.remedy,
             }
             for check in worker.report.checks

@@ -64,6 +64,16 @@ TokenFileOption = Annotated[
         help="The operator's token: operator-token in the service's data directory.",
     ),
 ]
+RequiredTokenFile = Annotated[
+    Path,
+    typer.Option(
+        "--token-file",
+        envvar="AVALON_OPERATOR_TOKEN_FILE",
+        metavar="FILE",
+        help="The operator's token: operator-token in the service's data directory.",
+        show_default=False,
+    ),
+]
 RequiredKeyFile = Annotated[
     Path,
     typer.Option(
@@ -72,5 +82,13 @@ RequiredKeyFile = Annotated[
         metavar="FILE",
         help="A secp256k1 private key in PEM, readable by you alone.",
         show_default=False,
+    ),
+]
+PoolWorker = Annotated[
+    str | None,
+    typer.Option(
+        "--worker",
+        metavar="NAME|ID",
+        help="Which pool. May be left out where the service runs one.",
     ),
 ]

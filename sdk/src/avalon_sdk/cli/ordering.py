@@ -10,7 +10,7 @@ from avalon_sdk.cli.exits import ExitCode
 from avalon_sdk.cli.kept import Asked, at_second, note_state, present_state
 from avalon_sdk.cli.output import SIMULATED_NOTE, remark, show, show_json
 from avalon_sdk.cli.submitting import outcome_as_json, progress, show_outcome
-from avalon_sdk.cli.trusting import read_key
+from avalon_sdk.cli.trusting import open_client, read_key
 from avalon_sdk.client import AvalonClient
 from avalon_sdk.deadline import Deadline
 from avalon_sdk.errors import (
@@ -207,19 +207,25 @@ def _prune(
     return ExitCode.OK
 
 
-async def cancel_order(asked: Asked, *, key: Path | None) -> ExitCode:
-    """Withdraw an order of the journal, and print the state that it is in then."""
-    entry = asked.required_entry()
-    async with asked.open_client(entry) as client:
-        handle = client.resume(entry.saved)
-        signer = read_key(key) if key is not None else None
-        state = await handle.cancel(signer=signer, timeout=asked.timeout)
+async def cancel_order(asked: Asked, *, key: Path | None, token_file: Path | None) -> ExitCode:
+    """Withdraw an order of the journal, or as the operator anybody's, and print the state that it is in then."""
+    entry = asked.required_entry() if token_file is None else asked.entry()
+    work_order_id = asked.work_order_id(entry)
+    if token_file is not None:
+        async with open_client(asked.address(entry), None, (), operator_token=token_file) as client:
+            state = await client.cancel_order(work_order_id, timeout=asked.timeout)
+    else:
+        assert entry is not None
+        async with asked.open_client(entry) as client:
+            handle = client.resume(entry.saved)
+            signer = read_key(key) if key is not None else None
+            state = await handle.cancel(signer=signer, timeout=asked.timeout)
     if state is OrderState.CANCELLED:
         note_state(entry, state.value)
     if asked.as_json:
-        show_json({"work_order_id": entry.work_order_id, "state": state.value})
+        show_json({"work_order_id": work_order_id, "state": state.value})
     else:
-        show(f"{entry.work_order_id}  {state.value}")
+        show(f"{work_order_id}  {state.value}")
     return ExitCode.OK if state is OrderState.CANCELLED else ExitCode.FAILED
 
 

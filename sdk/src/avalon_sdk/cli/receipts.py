@@ -57,6 +57,8 @@ async def verify(asked: Asked, *, key: Path | None) -> ExitCode:
             show("worker         has not said anything yet", "yellow")
         elif not agrees:
             show("worker         has said something, but not of the failure that the service told of", "red")
+        elif word.agrees_with == "unanswered":
+            show("worker         vouches that it has not answered the order and will not", "green")
         else:
             show(f"worker         vouches for the {word.agrees_with} that is at hand", "green")
     return ExitCode.OK if agrees else ExitCode.FAILED

@@ -95,6 +95,7 @@ def _show_handed_over(handle: OrderHandle, arguments: SubmitArguments) -> None:
                 "work_order_id": handle.work_order_id,
                 "worker_id": handle.worker.worker_id,
                 "simulated": handle.worker.simulated,
+                "mode": handle.worker.mode,
                 "suite": handle.suite,
             }
         )
@@ -180,6 +181,7 @@ def outcome_as_json(outcome: OrderOutcome) -> dict[str, object]:
         "work_order_id": outcome.work_order_id,
         "worker_id": outcome.worker_id,
         "simulated": outcome.simulated,
+        "mode": outcome.mode,
         "suite": outcome.suite,
         "outputs": [output_as_json(index, data) for index, data in enumerate(outcome.items)],
         "sizes": asdict(outcome.sizes),

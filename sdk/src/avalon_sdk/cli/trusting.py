@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from avalon_core.attestation import TrustPolicy
+from avalon_core.attestation.policy import TrustPolicy
+from avalon_core.attestation.rules import MEASUREMENT_HEX_CHARS
 from avalon_core.crypto.signing import SigningKey
 from avalon_core.errors import KeyFormatError
 from avalon_sdk.cli.output import remark
@@ -16,7 +17,7 @@ from avalon_sdk.trust import is_loopback, load_policy
 DEVELOPMENT = "development"
 _MAX_KEY_BYTES = 16 * 1024
 _OTHERS = 0o077
-_MEASUREMENT = re.compile(r"[0-9a-f]{64}\Z")
+_HEX = re.compile(r"[0-9a-f]+\Z")
 
 
 def policy_of(policy: str | None, measurements: Sequence[str]) -> TrustPolicy | None:
@@ -27,8 +28,8 @@ def policy_of(policy: str | None, measurements: Sequence[str]) -> TrustPolicy | 
     """
     allowed = frozenset(text.lower() for text in measurements)
     for text in allowed:
-        if not _MEASUREMENT.match(text):
-            raise BadRequest("--measurement: expected 64 hex digits")
+        if len(text) not in MEASUREMENT_HEX_CHARS or not _HEX.match(text):
+            raise BadRequest("--measurement: expected 64 hex digits (of SGX and a TPM), 96 or 128")
     if policy == DEVELOPMENT:
         return TrustPolicy.development(allowed or None)
     if policy is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from avalon_core.protocol.cancellation import WorkOrderCancelParams
 from avalon_core.protocol.ids import RequesterId, WorkerId, WorkOrderId
+from avalon_core.protocol.pools import PoolParams
 from avalon_core.protocol.receipts import (
     ReceiptCreateParams,
     ReceiptLookUpResult,
@@ -20,6 +21,9 @@ from avalon_core.protocol.receipts import (
 from avalon_core.protocol.registry import (
     EncryptionKeyGetParams,
     EncryptionKeyGrant,
+    EncryptionKeySetParams,
+    RequesterKeyGetParams,
+    RequesterKeySetParams,
     WorkerRegisterParams,
     WorkerSetStatusParams,
     WorkerUpdateParams,
@@ -133,11 +137,13 @@ class Transport(Protocol):
     async def get_result(self, work_order_id: WorkOrderId, *, wait: int, timeout: float) -> bytes | NotReady:
         """Ask for a result; see :meth:`submit`."""
 
-    async def cancel(self, cancellation: WorkOrderCancelParams, *, timeout: float) -> "OrderState":
-        """Withdraw an order. The state that it is in then.
+    async def cancel(
+        self, cancellation: WorkOrderCancelParams, *, timeout: float, as_operator: bool = False
+    ) -> "OrderState":
+        """Withdraw an order. The state that it is in then. ``as_operator``: carry the operator's token.
 
         Raises:
-            OrderRefused, NotOffered, Busy, CannotConnect, BadAnswer, ServiceError
+            OrderRefused, NotOffered, Busy, CannotConnect, BadAnswer, ServiceError, BadRequest
         """
 
     def events(
@@ -205,6 +211,37 @@ class Transport(Protocol):
 
         Raises:
             ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+
+    async def push_encryption_key(self, key: EncryptionKeySetParams, *, timeout: float) -> None:
+        """Have the service give out a worker's key, which the worker signed.
+
+        Raises:
+            ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+
+    async def set_requester_key(self, key: RequesterKeySetParams, *, timeout: float) -> None:
+        """Register the key of a requester, or take it away. Carries the operator's token.
+
+        Raises:
+            BadRequest, ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+
+    async def requester_key(self, request: RequesterKeyGetParams, *, timeout: float) -> str | None:
+        """PEM of the key that is registered for a requester. Carries the operator's token.
+
+        Raises:
+            BadRequest, ServiceError, NotOffered, CannotConnect, BadAnswer
+        """
+
+    async def command_pool(self, command: PoolParams, *, timeout: float) -> bytes:
+        """Have the service's pool do something, or tell of itself. Carries the operator's token.
+
+        Returns:
+            The JSON of the answer.
+
+        Raises:
+            BadRequest, ServiceError, NotOffered, CannotConnect, BadAnswer
         """
 
     async def close(self) -> None:

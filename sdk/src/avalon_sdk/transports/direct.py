@@ -66,8 +66,9 @@ class DirectTransport(JsonRpcTransport):
     Args:
         url: ``http://host:port`` or ``https://...``, any path.
         tls: to trust a private certificate authority, or to show a certificate.
-        operator_token: where the service's operator is to be shown to be asking (registry writes): the path of a
-            file, or a callable. It travels with those calls alone, and never in clear text beyond this machine.
+        operator_token: where the service's operator is to be shown to be asking (registry writes, requesters' keys,
+            orders that the operator cancels): the path of a file, or a callable. It travels with those calls alone, and
+            never in clear text beyond this machine.
 
     Raises:
         BadRequest: not such a URL.

@@ -27,6 +27,7 @@ from avalon_core.protocol.errors import (
 from avalon_core.protocol.ids import WorkerId, WorkOrderId
 from avalon_core.protocol.jsonrpc import decode_answer, encode_call
 from avalon_core.protocol.limits import MAX_FRAME_BYTES
+from avalon_core.protocol.pools import MAX_RECOVERY_CHARS, PoolParams, PoolSharesParams
 from avalon_core.protocol.receipts import (
     ReceiptCreateParams,
     ReceiptLookUpResult,
@@ -40,6 +41,9 @@ from avalon_core.protocol.receipts import (
 from avalon_core.protocol.registry import (
     EncryptionKeyGetParams,
     EncryptionKeyGrant,
+    EncryptionKeySetParams,
+    RequesterKeyGetParams,
+    RequesterKeySetParams,
     WorkerRegisterParams,
     WorkerUpdateParams,
 )
@@ -91,6 +95,14 @@ class Reply:
 
     status_text: str = ""
     """What else the carrier said, for messages: ``HTTP 500``."""
+
+
+class _RequesterKey(msgspec.Struct, frozen=True, rename="camel"):
+    requester_id: str
+    verifying_key: str | None
+
+
+_requester_key_decoder = msgspec.json.Decoder(_RequesterKey)
 
 
 class JsonRpcTransport(abc.ABC):
@@ -179,9 +191,13 @@ class JsonRpcTransport(abc.ABC):
             "WorkOrderGetResult", {"workOrderId": work_order_id}, wait=wait, timeout=timeout
         )
 
-    async def cancel(self, cancellation: WorkOrderCancelParams, *, timeout: float) -> OrderState:
+    async def cancel(
+        self, cancellation: WorkOrderCancelParams, *, timeout: float, as_operator: bool = False
+    ) -> OrderState:
         try:
-            await self._write("WorkOrderCancel", cancellation, WorkOrderError, timeout=timeout)
+            await self._write(
+                "WorkOrderCancel", cancellation, WorkOrderError, timeout=timeout, as_operator=as_operator
+            )
         except OrderFailed as exc:
             # It had ended already: the service says how.
             try:
@@ -267,10 +283,53 @@ class JsonRpcTransport(abc.ABC):
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
             raise BadAnswer(f"{self.address} answered EncryptionKeyGet with no key: {exc}") from exc
 
+    async def push_encryption_key(self, key: EncryptionKeySetParams, *, timeout: float) -> None:
+        await self._write("EncryptionKeySet", key, EncryptionKeyError, timeout=timeout)
+
+    async def set_requester_key(self, key: RequesterKeySetParams, *, timeout: float) -> None:
+        await self._write("RequesterKeySet", key, GeneralError, timeout=timeout, as_operator=True)
+
+    async def requester_key(self, request: RequesterKeyGetParams, *, timeout: float) -> str | None:
+        raw = await self._ask("RequesterKeyGet", request, timeout, as_operator=True)
+        try:
+            found = _requester_key_decoder.decode(raw)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
+            raise BadAnswer(f"{self.address} answered RequesterKeyGet with no entry: {exc}") from exc
+        if found.requester_id != request.requester_id:
+            raise BadAnswer(f"{self.address} answered RequesterKeyGet with another requester's entry")
+        return found.verifying_key
+
+    async def command_pool(self, command: PoolParams, *, timeout: float) -> bytes:
+        # A recovery file holds the whole state of a pool.
+        max_bytes = 2 * MAX_RECOVERY_CHARS if isinstance(command, PoolSharesParams) else MAX_RECORD_BYTES
+        return await self._call(
+            type(command).__name__.removesuffix("Params"),
+            _members(command),
+            GeneralError,
+            wait=0,
+            timeout=timeout,
+            max_bytes=max_bytes,
+            as_operator=True,
+        )
+
     async def _ask(
-        self, method: str, params: Any, timeout: float, space: type[WireError] = GeneralError
+        self,
+        method: str,
+        params: Any,
+        timeout: float,
+        space: type[WireError] = GeneralError,
+        *,
+        as_operator: bool = False,
     ) -> bytes:
-        return await self._call(method, params, space, wait=0, timeout=timeout, max_bytes=MAX_RECORD_BYTES)
+        return await self._call(
+            method,
+            params,
+            space,
+            wait=0,
+            timeout=timeout,
+            max_bytes=MAX_RECORD_BYTES,
+            as_operator=as_operator,
+        )
 
     async def _write(
         self,

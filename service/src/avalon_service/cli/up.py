@@ -37,6 +37,21 @@ def command(
             help="sealed: the enclave's keys outlive restarts; fresh: new at every start. [default: sealed]"
         ),
     ] = None,
+    pool: Annotated[
+        bool | None,
+        typer.Option(
+            "--pool/--singleton",
+            help="Run the worker as a pool of enclaves: see docs/pool.md. [default: --singleton]",
+        ),
+    ] = None,
+    kme: Annotated[int | None, typer.Option(help="Key management enclaves of the pool. [default: 2]")] = None,
+    wpe: Annotated[
+        int | None, typer.Option(help="Work order processing enclaves of the pool. [default: 2]")
+    ] = None,
+    recover: Annotated[
+        bool | None,
+        typer.Option("--recover", help="Start the pool without keys, to take the owners' recovery shares."),
+    ] = None,
     log_format: Annotated[str | None, typer.Option(help="text or json. [default: text]")] = None,
     config: Annotated[
         Path | None,
@@ -47,8 +62,8 @@ def command(
 ) -> None:
     """Run an Avalon service in the foreground until a signal.
 
-    It starts the listener and one worker in an enclave process (SIMULATED: no hardware protects it), prints one line
-    when it is ready, and ends in order on Ctrl-C or SIGTERM. Exit codes: 0 ended in order, 2 usage, 3 cannot start.
+    It starts the listener and one worker in an enclave process (SIMULATED: no hardware protects it), prints a line
+    when it is ready and one that names a trust policy for trying it out, and ends in order on Ctrl-C or SIGTERM. Exit codes: 0 ended in order, 2 usage, 3 cannot start.
 
     Examples:
 
@@ -66,6 +81,8 @@ def command(
     def announce(ready: Ready) -> None:
         mark = " (SIMULATED: protects nothing)" if ready.worker.simulated else ""
         typer.echo(f"avalon ready {ready.url} worker {ready.worker.worker_name}{mark}")
+        if ready.policy is not None:
+            typer.echo(f"             policy {ready.policy}: admits this service's code and no other")
         sys.stdout.flush()
 
     given = {
@@ -76,6 +93,10 @@ def command(
         "profile": profile,
         "store": store,
         "keys": keys,
+        "pool": pool,
+        "pool_kmes": kme,
+        "pool_wpes": wpe,
+        "pool_recover": recover,
         "log_format": log_format,
     }
     try:

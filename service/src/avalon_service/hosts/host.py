@@ -14,22 +14,22 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from avalon_core.channel.messages import Cancel, Configure, Done, Process, Started
-from avalon_core.errors import ChannelError
+from avalon_core.channel.launch import measured_settings
+from avalon_core.channel.messages import Configure, Started
 from avalon_core.protocol.encodings import encode_base64
-from avalon_core.protocol.errors import WorkerType, WorkOrderCode
+from avalon_core.protocol.errors import WorkerType
 from avalon_core.protocol.ids import Base64Str, HexStr, WorkerId, worker_id_of
 from avalon_core.protocol.registry import EncryptionKeyGrant
-from avalon_service.hosts.process import Answer, EnclaveCommand, EnclaveEnded, EnclaveProcess, start
+from avalon_service.hosts.evidence import CollateralSource, NoCollateral, keep_fresh
+from avalon_service.hosts.process import EnclaveCommand, EnclaveEnded, EnclaveProcess, start
 from avalon_service.hosts.receipts import ReceiptDesk
-from avalon_service.orders.errors import StaleClaim, StoreUnavailable
-from avalon_service.orders.ports import Claim, OrderFailure, OrderStore, WorkerDirectory, WorkerEntry
+from avalon_service.hosts.shift import HostState, Shift
+from avalon_service.orders.errors import StoreUnavailable
+from avalon_service.orders.ports import OrderStore, WorkerDirectory, WorkerEntry
 from avalon_service.registry.keys import NotServing
 from avalon_service.registry.requesters import RequesterKeys
 from avalon_service.settings import Settings
@@ -40,26 +40,6 @@ _SHUTDOWN_SECONDS = 10.0
 _VOUCH_SECONDS = 5.0
 _STABLE_SECONDS = 10.0
 """An enclave that ran this long is restarted at once; the back-off is for those that die at the start."""
-
-
-@dataclass(slots=True, kw_only=True)
-class HostState:
-    """What is known of the host's enclave, for status pages and metrics."""
-
-    worker_name: str
-    worker_id: str
-    state: str = "starting"
-    """``starting``, ``serving``, ``restarting``, ``draining`` or ``stopped``."""
-
-    simulated: bool | None = None
-    platform: str = ""
-    measurement: str = ""
-    pid: int | None = None
-    restarts: int = 0
-    legacy_orders: int = 0
-    in_flight: int = 0
-    last_end: str = ""
-    """How the last enclave ended, in words."""
 
 
 class _EndedSoon(Exception):
@@ -79,9 +59,21 @@ class WorkerHost:
         requesters: RequesterKeys | None = None,
         receipts: ReceiptDesk | None = None,
         on_change: Callable[[HostState], None] = lambda _: None,
+        quoting_socket: Path | None = None,
+        collateral: CollateralSource | None = None,
     ) -> None:
-        """``directory``: where this worker's sealed keys are kept; ``requesters``: whose orders must be signed;
-        ``receipts``: brings the worker's word to receipts; None: there are none."""
+        """
+        Args:
+            settings: all of them.
+            orders: where orders are claimed.
+            workers: where the record is registered.
+            directory: where this worker's sealed keys are kept.
+            requesters: whose orders must be signed.
+            receipts: brings the worker's word to receipts; None: there are none.
+            on_change: is told each change of the state.
+            quoting_socket: where the quoting process listens, on a SIMULATED machine.
+            collateral: adds to records what the vendor publishes; None: records are as the enclave made them.
+        """
         self._settings = settings
         self._orders = orders
         self._workers = workers
@@ -89,11 +81,18 @@ class WorkerHost:
         self._requesters = requesters or RequesterKeys()
         self._receipts = receipts
         self._on_change = on_change
+        self._quoting_socket = quoting_socket
+        self._collateral = collateral or NoCollateral()
         self._enclave: EnclaveProcess | None = None
         worker_name = settings.worker_name
         self.state = HostState(worker_name=worker_name, worker_id=worker_id_of(worker_name))
         self._serving = asyncio.Event()
         self._stopping = asyncio.Event()
+
+    @property
+    def measurements(self) -> frozenset[str]:
+        """Of its enclave; empty until one has started."""
+        return frozenset(filter(None, (self.state.measurement,)))
 
     async def serving(self) -> None:
         """Return when an enclave serves."""
@@ -134,7 +133,7 @@ class WorkerHost:
             # An enclave that was stable ends this inner loop, so the back-off starts anew.
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception_type(_EndedSoon),
-                wait=wait_exponential_jitter(initial=0.05, max=10.0, jitter=0.05),
+                wait=wait_exponential_jitter(multiplier=0.05, max=10.0, jitter=0.05),
                 sleep=self._pause,
             ):
                 with attempt:
@@ -167,30 +166,47 @@ class WorkerHost:
             return
 
     async def _run_once(self) -> None:
-        shift = _Shift(self._settings, self._orders, self._requesters, self._receipts, self.state)
+        shift = Shift(self._settings, self._orders, self._requesters, self._receipts, self.state)
+        configuration = self._configuration()
         enclave, started = await start(
-            self._command(), self._configuration(), shift.answered, self._settings.start_timeout_seconds
+            self._command(configuration), configuration, shift.heard, self._settings.start_timeout_seconds
         )
+        fresh: asyncio.Task[None] | None = None
         try:
             self._keep_keys(started)
-            await self._register(enclave, started)
+            self._take_note(enclave, started)
+            await self._publish(started.details)
+            self._tell(enclave, started)
             self._enclave = enclave
             self._change("serving")
             self._serving.set()
+            fresh = asyncio.create_task(
+                keep_fresh(enclave, self._settings.evidence_period, self._publish), name="evidence"
+            )
             await shift.serve(enclave, self._stopping)
         finally:
             self._serving.clear()
+            if fresh is not None:
+                fresh.cancel()
+                await asyncio.gather(fresh, return_exceptions=True)
             self._enclave = None
             enclave.kill()
             # Outliving a cancellation here would keep orders claimed by a host that is gone; leases cover that.
             await shift.put_back(crashed=not self._stopping.is_set())
             self.state.pid = None
 
-    def _command(self) -> EnclaveCommand:
+    def _command(self, configuration: Configure) -> EnclaveCommand:
+        settings = self._settings
         return EnclaveCommand(
             role="singleton",
-            platform=self._settings.platform,
+            platform=settings.platform,
             platform_state=self._directory.parent / "simulated-platform",
+            platform_config=Path(settings.platform_config) if settings.platform_config else None,
+            quoting_socket=self._quoting_socket,
+            simulated_kind=settings.simulated_kind,
+            launcher=settings.enclave_launcher,
+            channel=settings.enclave_channel,
+            measured=measured_settings(configuration),
             name=self.state.worker_name,
         )
 
@@ -209,6 +225,7 @@ class WorkerHost:
             organization_id=self._settings.organization_id,
             application_type_id=self._settings.application_type_id,
             threads=self._settings.enclave_threads,
+            children=self._settings.enclave_children,
         )
 
     @property
@@ -232,11 +249,14 @@ class WorkerHost:
         finally:
             os.close(directory)
 
-    async def _register(self, enclave: EnclaveProcess, started: Started) -> None:
+    def _take_note(self, enclave: EnclaveProcess, started: Started) -> None:
         self.state.simulated = started.simulated
         self.state.platform = started.platform
         self.state.measurement = started.measurement
         self.state.pid = enclave.pid
+
+    async def _publish(self, details: bytes) -> None:
+        """Register the record, or what it says now."""
         application_types = (
             (self._settings.application_type_id,) if self._settings.application_type_id else ()
         )
@@ -246,11 +266,13 @@ class WorkerHost:
                 worker_type=int(WorkerType.TEE_SGX),
                 organization_id=self._settings.organization_id,
                 application_type_ids=application_types,
-                details=started.details,
+                details=await self._collateral.add_to(details),
             ),
             # A worker that the operator took off-line stays so over restarts of its enclave and of the service.
             keep_status=True,
         )
+
+    def _tell(self, enclave: EnclaveProcess, started: Started) -> None:
         if started.simulated:
             log.warning(
                 "SIMULATED enclave: no hardware protects what it processes worker=%s", self.state.worker_name
@@ -267,171 +289,3 @@ class WorkerHost:
     def _change(self, state: str) -> None:
         self.state.state = state
         self._on_change(self.state)
-
-
-class _Shift:
-    """The life of one enclave process from the first claim to the last answer."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        orders: OrderStore,
-        requesters: RequesterKeys,
-        receipts: ReceiptDesk | None,
-        state: HostState,
-    ) -> None:
-        self._settings = settings
-        self._orders = orders
-        self._requesters = requesters
-        self._receipts = receipts
-        self._state = state
-        self._held: dict[int, Claim] = {}
-        """Orders in the enclave, by handle (the fencing token: it is unique)."""
-
-        self._room = asyncio.Event()
-        self._room.set()
-        self._storing: set[asyncio.Task[None]] = set()
-
-    def answered(self, answer: Answer) -> None:
-        """The enclave answered: store it, off the path of the channel."""
-        claim = self._held.pop(answer.handle, None)
-        self._state.in_flight = len(self._held)
-        self._room.set()
-        if claim is None:
-            return
-        if isinstance(answer, Done) and answer.legacy:
-            self._state.legacy_orders += 1
-        task = asyncio.get_running_loop().create_task(self._store(claim, answer))
-        self._storing.add(task)
-        task.add_done_callback(self._storing.discard)
-
-    async def _store(self, claim: Claim, answer: Answer) -> None:
-        try:
-            if isinstance(answer, Done):
-                await self._orders.complete(claim.work_order_id, claim.token, answer.result)
-            else:
-                if self._receipts is not None and answer.receipt_signature is not None:
-                    await self._receipts.refused(self._state.worker_id, claim.work_order_id, answer)
-                failure = OrderFailure(code=answer.code, message=answer.message)
-                await self._orders.fail(claim.work_order_id, claim.token, failure)
-            if self._receipts is not None and self._receipts.awaits(claim.work_order_id):
-                await self._receipts.finished(self._state.worker_id, claim.work_order_id, answer)
-        except StaleClaim:
-            log.info("late answer refused order=%s", claim.work_order_id)
-        except StoreUnavailable as exc:
-            # Not lost: the lease ends, the order goes back to the queue and runs again.
-            log.error(
-                "answer not stored, the order will run again order=%s reason=%s", claim.work_order_id, exc
-            )
-
-    async def serve(self, enclave: EnclaveProcess, stopping: asyncio.Event) -> None:
-        """Carry orders until the enclave ends or the service stops.
-
-        Raises:
-            EnclaveEnded: the enclave ended, or was ended because it gave no sign of life.
-        """
-        unwatch = self._orders.watch_revoked(
-            self._state.worker_id, lambda _, token: self._revoked(enclave, token)
-        )
-        ended = asyncio.create_task(enclave.ended())
-        claims = asyncio.create_task(self._claim(enclave))
-        leases = asyncio.create_task(self._keep_leases(enclave))
-        stop = asyncio.create_task(stopping.wait())
-        tasks = {ended, claims, leases, stop}
-        receipts = asyncio.create_task(self._keep_receipts(enclave))
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if stop in done:
-                claims.cancel()
-                await enclave.shut_down(_SHUTDOWN_SECONDS)
-                await self._drain()
-                return
-            if leases in done or claims in done:
-                enclave.kill()
-                for failed in (leases, claims):
-                    if failed in done:
-                        failed.result()
-            raise EnclaveEnded(await ended)
-        finally:
-            unwatch()
-            for task in (*tasks, receipts):
-                task.cancel()
-            await asyncio.gather(*tasks, receipts, return_exceptions=True)
-
-    async def _keep_receipts(self, enclave: EnclaveProcess) -> None:
-        if self._receipts is not None:
-            await self._receipts.serve(self._state.worker_id, enclave.sign_receipt)
-
-    def _revoked(self, enclave: EnclaveProcess, token: int) -> None:
-        if self._held.pop(token, None) is not None:
-            self._state.in_flight = len(self._held)
-            self._room.set()
-            enclave.send(Cancel(token))
-
-    async def _claim(self, enclave: EnclaveProcess) -> None:
-        worker_id, lease = self._state.worker_id, self._settings.lease_seconds
-        while True:
-            room = self._settings.in_flight - len(self._held)
-            if room <= 0:
-                self._room.clear()
-                await self._room.wait()
-                continue
-            await enclave.writable()
-            claims = await self._orders.claim(worker_id, limit=room, lease=lease)
-            for claim in claims:
-                self._held[claim.token] = claim
-                try:
-                    registered_key = self._requesters.key_of(claim.requester_id)
-                    receipt = self._receipts is not None and self._receipts.awaits(claim.work_order_id)
-                    enclave.send(Process(claim.token, claim.request, registered_key, receipt))
-                except ChannelError as exc:
-                    del self._held[claim.token]
-                    failure = OrderFailure(code=int(WorkOrderCode.FAILED), message=exc.message)
-                    await self._orders.fail(claim.work_order_id, claim.token, failure)
-                # The request is with the enclave now; its bytes are not needed here any more.
-                if claim.token in self._held:
-                    self._held[claim.token] = msgspec.structs.replace(claim, request=b"")
-            self._state.in_flight = len(self._held)
-            if not claims:
-                await self._orders.claimable(worker_id, None)
-
-    async def _keep_leases(self, enclave: EnclaveProcess) -> None:
-        """Extend the leases of what the enclave holds, each time it gives a sign of life.
-
-        Raises:
-            EnclaveEnded: it gave none for a whole lease.
-        """
-        lease = self._settings.lease_seconds
-        while True:
-            await asyncio.sleep(lease / 3)
-            try:
-                await enclave.ping(lease / 3)
-            except TimeoutError:
-                raise EnclaveEnded(
-                    f"no sign of life for {lease / 3:g} s: the process hangs or is stopped"
-                ) from None
-            if self._held:
-                held = [(claim.work_order_id, claim.token) for claim in self._held.values()]
-                await self._orders.extend(held, lease)
-
-    async def _drain(self) -> None:
-        if self._storing:
-            await asyncio.gather(*self._storing, return_exceptions=True)
-
-    async def put_back(self, *, crashed: bool) -> None:
-        """Give back what the enclave still held when it ended; where it crashed, one of these may be the cause."""
-        await self._drain()
-        held, self._held = list(self._held.values()), {}
-        self._state.in_flight = 0
-        for claim in held:
-            try:
-                await self._orders.release(claim.work_order_id, claim.token, crashed=crashed)
-            except StaleClaim:
-                continue
-            except StoreUnavailable as exc:
-                log.error(
-                    "order not put back, its lease will end order=%s reason=%s", claim.work_order_id, exc
-                )
-                return
-        if held:
-            log.warning("orders put back count=%d", len(held))

@@ -4,8 +4,10 @@
     receipt of a finished order      the enclave is asked to sign (SignReceipt), then as above
     crash between the two            `awaiting` still names the receipt: found at the next start, or by the sweep
 
-A refusal's update is stored before the order is finished as failed: it cannot be asked for again. Orders that the
-service itself ended (cancelled, expired) have no word of the worker's, and their receipts stay as they were.
+A refusal's update is stored before the order is finished as failed: asked for later, it may be in other words. Of an
+order that has no result the enclave is asked for its word, too, whoever ended it. It signs the refusal that it
+remembers; else that it has not answered the order and never will; or nothing, where it had answered too late: then the
+receipt stays as it was.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from avalon_core.protocol.workers import decode_details
 from avalon_service.hosts.process import EnclaveEnded
 from avalon_service.orders.errors import ReceiptError, StoreUnavailable, UnknownWorker
 from avalon_service.orders.ports import OrderStore, WorkerDirectory
+from avalon_service.orders.receipt_counts import ReceiptCounts
 from avalon_service.orders.receipt_ports import NewReceiptUpdate, ReceiptStore
-from avalon_service.orders.state import OrderState, OrderView
+from avalon_service.orders.state import OrderView
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +40,31 @@ WIDTH = 4
 
 _PAGE = 200
 
-Sign = Callable[[bytes, bytes], Awaitable[ReceiptSigned | Failed]]
-"""Has the enclave sign for a request and its result."""
+Sign = Callable[[bytes, bytes | None], Awaitable[ReceiptSigned | Failed]]
+"""Has the enclave sign for a request and its result, or for there being none."""
 
 
 class ReceiptDesk:
     """Brings the workers' updates to their receipts. One for a service; each host serves its own worker."""
 
-    def __init__(self, *, receipts: ReceiptStore, orders: OrderStore, workers: WorkerDirectory) -> None:
+    def __init__(
+        self,
+        *,
+        receipts: ReceiptStore,
+        orders: OrderStore,
+        workers: WorkerDirectory,
+        counts: ReceiptCounts | None = None,
+    ) -> None:
+        """``counts``: where the words are counted."""
+        self._counts = counts or ReceiptCounts()
         self._receipts = receipts
         self._orders = orders
         self._workers = workers
         self._due: dict[str, asyncio.Queue[str]] = {}
         self._queued: set[str] = set()
+        self._under_way: dict[str, bool] = {}
+        """Orders whose receipts are seen to at this moment, and whether to look at them again."""
+
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._keys: dict[bytes, str] = {}
 
@@ -73,11 +88,19 @@ class ReceiptDesk:
     async def finished(self, worker_id: str, work_order_id: str, answer: Done | Failed) -> None:
         """An answer of the enclave was stored, and the order has a receipt."""
         try:
-            if isinstance(answer, Failed):
-                await self._settle(work_order_id)
-            elif answer.response_hash is not None and answer.receipt_signature is not None:
-                await self._processed(
-                    worker_id, work_order_id, answer.response_hash, answer.receipt_signature
+            if isinstance(answer, Failed) and answer.receipt_signature is not None:
+                await self._settle(work_order_id)  # it is noted already
+            elif (
+                isinstance(answer, Done)
+                and answer.response_hash is not None
+                and answer.receipt_signature is not None
+            ):
+                await self._say_last(
+                    worker_id,
+                    work_order_id,
+                    ReceiptStatus.PROCESSED,
+                    answer.response_hash,
+                    answer.receipt_signature,
                 )
             else:
                 self.look_at(worker_id, work_order_id)
@@ -95,7 +118,9 @@ class ReceiptDesk:
 
     def look_at(self, worker_id: str, work_order_id: str) -> None:
         """The order of this receipt may be finished: see to it soon."""
-        if work_order_id not in self._queued:
+        if work_order_id in self._under_way:
+            self._under_way[work_order_id] = True
+        elif work_order_id not in self._queued:
             self._queued.add(work_order_id)
             self._queue(worker_id).put_nowait(work_order_id)
 
@@ -150,36 +175,56 @@ class ReceiptDesk:
         while True:
             work_order_id = await queue.get()
             self._queued.discard(work_order_id)
+            self._under_way[work_order_id] = False
+            again = False
             try:
                 await self._see_to(worker_id, work_order_id, sign)
             except StoreUnavailable as exc:
                 log.error("receipt not updated yet order=%s reason=%s", work_order_id, exc)
             except EnclaveEnded:
-                self.look_at(worker_id, work_order_id)  # for the next enclave
+                again = True  # for the next enclave
                 return
             except asyncio.CancelledError:
-                self.look_at(worker_id, work_order_id)
+                again = True
                 raise
             except Exception:
                 log.exception("receipt not updated order=%s", work_order_id)
+            finally:
+                asked = self._under_way.pop(work_order_id)
+                if again or (asked and self._receipts.awaits(work_order_id)):
+                    self.look_at(worker_id, work_order_id)
 
     async def _see_to(self, worker_id: str, work_order_id: str, sign: Sign) -> None:
         order = await self._orders.get(work_order_id)
         if order is not None and not order.state.final:
             return  # its host sees to it when it is finished
-        if order is None or order.state is not OrderState.COMPLETED:
+        if order is None or await self._has_refusal(order):
             await self._settle(work_order_id)
             return
         signed = await self._signed(order, sign)
-        if isinstance(signed, ReceiptSigned):
-            await self._processed(worker_id, work_order_id, signed.response_hash, signed.receipt_signature)
+        if isinstance(signed, str):
+            log.warning("the worker does not sign this receipt order=%s reason=%s", work_order_id, signed)
+            self._counts.add("worker", "unsigned")
+            await self._settle(work_order_id)
             return
-        log.warning("the worker does not sign this receipt order=%s reason=%s", work_order_id, signed)
-        await self._settle(work_order_id)
+        status = ReceiptStatus.PROCESSED if order.result is not None else ReceiptStatus.FAILED
+        await self._say_last(worker_id, work_order_id, status, signed.response_hash, signed.receipt_signature)
+
+    async def _has_refusal(self, order: OrderView) -> bool:
+        """The service died between storing the refusal and the failure: do not have it said again in other words."""
+        if order.result is not None:
+            return False
+        try:
+            found = await self._receipts.retrieve_update(
+                order.work_order_id, None, updater_id=order.worker_id
+            )
+        except ReceiptError:
+            return False
+        return found.update.update_type == ReceiptStatus.FAILED
 
     async def _signed(self, order: OrderView, sign: Sign) -> ReceiptSigned | str:
         request = await self._orders.request_of(order.work_order_id)
-        if request is None or order.result is None:
+        if request is None:
             return "the order has been purged"
         try:
             answer = await sign(request, order.result)
@@ -191,12 +236,16 @@ class ReceiptDesk:
             raise StoreUnavailable(f"the enclave cannot sign now: {answer.message}")
         return answer.message
 
-    async def _processed(
-        self, worker_id: str, work_order_id: str, response_hash: bytes, signature: bytes
+    async def _say_last(
+        self,
+        worker_id: str,
+        work_order_id: str,
+        status: ReceiptStatus,
+        response_hash: bytes,
+        signature: bytes,
     ) -> None:
-        await self._record(
-            worker_id, work_order_id, ReceiptStatus.PROCESSED, response_hash, signature, settles=True
-        )
+        """The worker's last word: the receipt awaits no more."""
+        await self._record(worker_id, work_order_id, status, response_hash, signature, settles=True)
         self._wake(work_order_id)
 
     async def _record(
@@ -224,6 +273,7 @@ class ReceiptDesk:
         except (KeyFormatError, SignatureMismatch) as exc:
             # The enclave was started anew with other keys in this very moment.
             log.error("the worker's update does not verify order=%s reason=%s", work_order_id, exc.message)
+            self._counts.add("worker", "unverified")
             if settles:
                 await self._receipts.settle(work_order_id)
             return
@@ -232,6 +282,9 @@ class ReceiptDesk:
         except ReceiptError as exc:
             # Its requester has closed it, or it was purged: there is nothing to say any more.
             log.info("the worker's update is not wanted order=%s reason=%s", work_order_id, exc.reason)
+            self._counts.add("worker", "unwanted")
+        else:
+            self._counts.add("worker", status.name.lower())
 
     async def _key_of(self, worker_id: str) -> str:
         try:

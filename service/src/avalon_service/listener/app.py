@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 from avalon_core.protocol.errors import RpcCode, RpcError
 from avalon_core.protocol.jsonrpc import BadCall, Call, decode_envelope, encode_batch
+from avalon_service.listener.bodies import LARGE_BYTES, BodyRoom, Lease, hold
 from avalon_service.listener.departures import Departures
 from avalon_service.listener.events import EventStreams
 from avalon_service.listener.methods import Methods, encode_wire_error
@@ -104,6 +105,7 @@ class Listener:
         self._max_body = settings.max_body_bytes
         self._max_wait = settings.max_wait_seconds
         self._body_timeout = settings.body_timeout_seconds
+        self._room = BodyRoom()
         self._clock = asyncio.get_running_loop().time
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,13 +131,14 @@ class Listener:
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
         try:
-            body = await self._read(headers, receive)
+            body, lease = await self._read(headers, receive)
         except BodyRefused as exc:
             answer = encode_wire_error(None, RpcError(RpcCode.INVALID_REQUEST, exc.message))
             # What is left of the body is not read, so the connection cannot be used again.
             await _respond(send, exc.status, answer, extra=((b"connection", b"close"),))
             return
         envelope = decode_envelope(body)
+        del body  # what is needed of it is in the calls
         wait = _preferred_wait(headers)
         if self._counts_origins and scope.get("client"):
             set_client(scope["client"][0])
@@ -144,6 +147,8 @@ class Listener:
         self._departures.enter(task, receive)
         try:
             if not envelope.is_batch:
+                if lease is not None:
+                    hold(lease)
                 answers = [await self._answer(envelope.calls[0], wait, headers)]
             else:
                 answers = await asyncio.gather(
@@ -151,6 +156,8 @@ class Listener:
                 )
         finally:
             self._departures.leave(task)
+            if lease is not None:
+                lease.release()
         given = [answer for answer in answers if answer is not None]
         if not given:
             await _respond(send, 204, b"")
@@ -174,30 +181,39 @@ class Listener:
         )
         return None if call.is_notification else answer
 
-    async def _read(self, headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:
+    async def _read(self, headers: list[tuple[bytes, bytes]], receive: Receive) -> tuple[bytes, Lease | None]:
+        """The body, and if it is large the room that it takes, for the caller to release."""
         too_large = f"the body is larger than {self._max_body} bytes"
+        announced = 0
         for name, value in headers:
-            if name == b"content-length" and int(value) > self._max_body:
+            if name == b"content-length" and (announced := int(value)) > self._max_body:
                 raise BodyRefused(413, too_large)
         message = await self._receive(receive)
         body: bytes = message.get("body", b"")
+        lease = None
         if message.get("more_body", False):
             chunks, size = [body], len(body)
             deadline = self._clock() + self._body_timeout
             try:
                 async with asyncio.timeout_at(deadline):
                     while message.get("more_body", False):
+                        if lease is None and max(announced, size) > LARGE_BYTES:
+                            lease = await self._room.take(announced or self._max_body)
                         message = await self._receive(receive)
                         chunks.append(message.get("body", b""))
                         size += len(chunks[-1])
                         if size > self._max_body:
                             raise BodyRefused(413, too_large)
-            except TimeoutError:
+            except BaseException as exc:
+                if lease is not None:
+                    lease.release()
+                if not isinstance(exc, TimeoutError):
+                    raise
                 raise BodyRefused(408, f"the body did not arrive within {self._body_timeout:g} s") from None
             body = b"".join(chunks)
         if len(body) > self._max_body:
             raise BodyRefused(413, too_large)
-        return body
+        return body, lease
 
     async def _receive(self, receive: Receive) -> Message:
         message = await receive()

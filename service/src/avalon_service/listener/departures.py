@@ -14,14 +14,20 @@ from typing import Any
 _PATIENCE = 1.0
 """Seconds between two looks at the calls under way. A call is watched when it is met for the second time."""
 
+_FALLEN = 4
+"""The load has fallen when no more than this fraction of the calls is left."""
+
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class Departures:
     """Cancels the tasks of clients that are gone; belongs to one event loop."""
 
-    def __init__(self, patience: float = _PATIENCE) -> None:
+    def __init__(self, patience: float = _PATIENCE, *, load_fell: Callable[[], None] = lambda: None) -> None:
+        """``load_fell``: called when far fewer calls are under way than were since it was called last."""
         self._patience = patience
+        self._load_fell = load_fell
+        self._peak = 0
         self._loop = asyncio.get_running_loop()
         self._fresh: dict[asyncio.Task[Any], Receive] = {}
         self._met: dict[asyncio.Task[Any], Receive] = {}
@@ -53,7 +59,12 @@ class Departures:
         for task, receive in self._met.items():
             self._watched[task] = self._loop.create_task(self._watch(task, receive))
         self._met, self._fresh = self._fresh, {}
-        self._looking = bool(self._met)
+        left = len(self)
+        self._peak = max(self._peak, left)
+        if left <= self._peak // _FALLEN:
+            self._peak = left
+            self._load_fell()
+        self._looking = left > 0
         if self._looking:
             self._loop.call_later(self._patience, self._look)
 

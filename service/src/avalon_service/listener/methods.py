@@ -24,6 +24,7 @@ GuardedMethod = Callable[[Call, Headers], Awaitable[bytes]]
 """A method for which it matters who asks: takes the headers of the HTTP request in the place of the wait."""
 
 _P = TypeVar("_P")
+_TAKEN = msgspec.Raw(b"{}")
 
 
 class Methods:
@@ -67,6 +68,13 @@ def decode_params(decoder: msgspec.json.Decoder[_P], call: Call, refuse: Callabl
         raise refuse(f"invalid params: {brief(exc)}") from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise refuse("invalid params: expected a JSON object") from None
+
+
+def take_params(call: Call) -> msgspec.Raw:
+    """A call's params, which it does not keep: a large body must not stay in memory while its answer is waited for."""
+    params = call.params
+    msgspec.structs.force_setattr(call, "params", _TAKEN)
+    return params
 
 
 def encode_wire_error(id_: Id, error: WireError) -> bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from prometheus_client import CollectorRegistry, Histogram, Metric
@@ -11,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from avalon_service.deliveries.ports import DeliveryCounts, DeliveryStore
-from avalon_service.hosts.host import HostState
+from avalon_service.hosts.shift import HostState
 from avalon_service.listener.delivery_page import encode_page, read_page_query
 from avalon_service.orders.ports import OrderCounts, OrderStore
 from avalon_service.registry.operator import Operator, WrongToken
@@ -39,7 +40,15 @@ class ServicePages:
         streams: Callable[[], int] = lambda: 0,
         calls_under_way: Callable[[], int] = lambda: 0,
         operator: Operator | None = None,
+        receipts: Callable[[], Iterable[tuple[str, str, int]]] = lambda: (),
+        pools: Callable[[], Sequence[Mapping[str, Any]]] = lambda: (),
     ) -> None:
+        """
+        Args:
+            receipts: kind, outcome and count (:class:`avalon_service.orders.receipt_counts.ReceiptCounts`).
+            pools: what :meth:`avalon_service.pool.host.PoolHost.snapshot` tells of each pool.
+        """
+        self._pools = pools
         self._settings = settings
         self._version = version
         self._orders = orders
@@ -48,6 +57,7 @@ class ServicePages:
         self._streams = streams
         self._calls_under_way = calls_under_way
         self._operator = operator
+        self._receipts = receipts
         self._delivery_counts = DeliveryCounts()
         self._began = time.monotonic()
         self._counts = OrderCounts()
@@ -98,6 +108,7 @@ class ServicePages:
                     }
                     for host in hosts
                 ],
+                "pools": list(self._pools()),
                 "orders": {name: getattr(counts, name) for name in OrderCounts.__struct_fields__},
                 "deliveries": await self._count_deliveries(),
                 "event_streams": self._streams(),
@@ -143,9 +154,18 @@ class ServicePages:
         for name in DeliveryCounts.__struct_fields__:
             deliveries.add_metric([name], getattr(self._delivery_counts, name))
         yield deliveries
+        receipts = CounterMetricFamily(
+            "avalon_receipts",
+            "Receipts created and updated, and words of the workers in them, since the start.",
+            labels=["kind", "outcome"],
+        )
+        for kind, outcome, count in self._receipts():
+            receipts.add_metric([kind, outcome], count)
+        yield receipts
         yield GaugeMetricFamily(
             "avalon_event_streams", "Clients that follow an order's events.", value=self._streams()
         )
+        yield from _pool_metrics(self._pools())
         serving = GaugeMetricFamily(
             "avalon_worker_serving",
             "1 while an enclave of the worker serves.",
@@ -166,3 +186,43 @@ class ServicePages:
             legacy.add_metric([host.worker_name], host.legacy_orders)
             in_flight.add_metric([host.worker_name], host.in_flight)
         yield from (serving, restarts, legacy, in_flight)
+
+
+def _pool_metrics(pools: Sequence[Mapping[str, Any]]) -> Iterable[Metric]:
+    enclaves = GaugeMetricFamily(
+        "avalon_pool_enclaves", "Enclaves of the pool by role and state.", labels=["worker", "role", "state"]
+    )
+    restarts = CounterMetricFamily(
+        "avalon_pool_restarts", "Enclaves of the pool that were restarted.", labels=["worker", "role", "name"]
+    )
+    epoch = GaugeMetricFamily(
+        "avalon_pool_epoch", "Number of the encryption keys that the record publishes.", labels=["worker"]
+    )
+    version = GaugeMetricFamily(
+        "avalon_pool_manifest_version", "Version of the manifest in force.", labels=["worker"]
+    )
+    links = GaugeMetricFamily("avalon_pool_links", "Links between enclaves of the pool.", labels=["worker"])
+    ended = CounterMetricFamily(
+        "avalon_pool_links_ended",
+        "Links between enclaves that ended, by reason.",
+        labels=["worker", "reason"],
+    )
+    rollbacks = CounterMetricFamily(
+        "avalon_pool_rollbacks", "Rollbacks of sealed state that KMEs have detected.", labels=["worker"]
+    )
+    for pool in pools:
+        worker = pool["worker"]
+        for role in ("kme", "wpe"):
+            states: dict[str, int] = {}
+            for enclave in pool[f"{role}s"]:
+                states[enclave["state"]] = states.get(enclave["state"], 0) + 1
+                restarts.add_metric([worker, role, enclave["name"]], enclave["restarts"])
+            for state, count in sorted(states.items()):
+                enclaves.add_metric([worker, role, state], count)
+        epoch.add_metric([worker], pool["epoch"])
+        version.add_metric([worker], pool["manifestVersion"])
+        links.add_metric([worker], pool["links"])
+        for reason, count in sorted(pool["linksEnded"].items()):
+            ended.add_metric([worker, reason], count)
+        rollbacks.add_metric([worker], pool["rollbacks"])
+    return (enclaves, restarts, epoch, version, links, ended, rollbacks) if pools else ()

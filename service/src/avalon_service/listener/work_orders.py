@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from avalon_core.protocol.errors import WorkOrderCode, WorkOrderError
 from avalon_core.protocol.jsonrpc import Call, Id, encode_error
-from avalon_service.listener.methods import GuardedMethod, Method
+from avalon_service.listener.bodies import accepted
+from avalon_service.listener.methods import GuardedMethod, Method, take_params
 from avalon_service.listener.origins import origin
 from avalon_service.orders.answers import encode_order
 from avalon_service.orders.ports import OrderView
@@ -32,7 +33,9 @@ class WorkOrderMethods:
         return {"WorkOrderCancel": self._cancel}
 
     async def _submit(self, call: Call, wait: float) -> bytes:
-        order = await self._orders.submit(call.params, wait=wait, call_id=call.id, origin=origin())
+        order = await self._orders.submit(
+            take_params(call), wait=wait, call_id=call.id, origin=origin(), accepted=accepted
+        )
         return encode_order(call.id, order)
 
     async def _get_result(self, call: Call, wait: float) -> bytes:

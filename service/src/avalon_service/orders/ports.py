@@ -159,7 +159,7 @@ class OrderStore(Protocol):
         ...
 
     async def claim(self, worker_id: str, *, limit: int, lease: float) -> list[Claim]:
-        """Take up to `limit` scheduled orders of a worker, without waiting for any.
+        """Take up to `limit` scheduled orders of a worker, without waiting for any; fewer where they are large.
 
         The worker's requesters take turns, one order each, and of each the oldest acceptance comes first. Whoever had
         nothing scheduled and has now, by a new order or one put back, gets a turn behind the others.

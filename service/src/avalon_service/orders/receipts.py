@@ -57,6 +57,7 @@ from avalon_service.orders.errors import (
     UnknownWorker,
 )
 from avalon_service.orders.ports import LookUpPage, OrderStore, WorkerDirectory
+from avalon_service.orders.receipt_counts import ReceiptCounts
 from avalon_service.orders.receipt_ports import (
     FoundUpdate,
     NewReceipt,
@@ -112,9 +113,11 @@ class ReceiptService:
         desk: Desk,
         settings: Settings,
         requesters: RequesterKeys | None = None,
+        counts: ReceiptCounts | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``requesters``: the keys that are registered for requesters."""
+        """``requesters``: the keys that are registered for requesters; ``counts``: where creations and updates are counted."""
+        self._counts = counts or ReceiptCounts()
         self._receipts = receipts
         self._orders = orders
         self._workers = workers
@@ -131,30 +134,8 @@ class ReceiptService:
         """
         order_id = params.work_order_id
         async with _translated(order_id):
-            raw = await self._orders.request_of(order_id)
-            if raw is None:
-                raise _invalid("workOrderId: no such order here (never submitted, or purged)", order_id)
-            request, hashes = await _hashed(raw)
-            _check_ids(params, request)
-            if decode_base64(params.work_order_request_hash, what="workOrderRequestHash") not in hashes:
-                raise _invalid(
-                    "workOrderRequestHash: is not the hash of the order that is stored here", order_id
-                )
-            self._check_creation(params, request)
-            receipt = await self._receipts.create(
-                NewReceipt(
-                    work_order_id=order_id,
-                    worker_service_id=params.worker_service_id,
-                    worker_id=params.worker_id,
-                    requester_id=params.requester_id,
-                    create_status=params.receipt_create_status,
-                    request_hash=params.work_order_request_hash,
-                    nonce=params.requester_generated_nonce,
-                    signature=params.requester_signature,
-                    signature_rules=params.signature_rules,
-                    verification_key=params.receipt_verification_key,
-                )
-            )
+            with self._counts.counting("creation"):
+                receipt = await self._create(params)
         await self._see_to(order_id)
         return receipt
 
@@ -164,37 +145,9 @@ class ReceiptService:
         Raises:
             GeneralError: codes 2, 3 and 4.
         """
-        order_id = params.work_order_id
-        async with _translated(order_id):
-            receipt = await self._receipts.retrieve(order_id)
-            is_party = any(
-                _same_id(params.updater_id, own) for own in (receipt.worker_id, receipt.requester_id)
-            )
-            key = await self._updater_key(params, receipt)
-            try:
-                verify_update(params, key)
-            except SignatureMismatch as exc:
-                raise _forged(f"updateSignature does not verify: {exc.message}", order_id) from None
-            if not is_party and sets_status(params.update_type):
-                raise GeneralError(
-                    GeneralCode.ACCESS_DENIED,
-                    "updateType: only the order's worker and requester set the status; use a type above 255",
-                    {"workOrderId": order_id},
-                )
-            if names_response(params.update_type):
-                await self._check_response(params, receipt)
-            return await self._receipts.update(
-                NewReceiptUpdate(
-                    work_order_id=order_id,
-                    updater_id=params.updater_id,
-                    update_type=params.update_type,
-                    update_data=params.update_data,
-                    signature=params.update_signature,
-                    signature_rules=params.signature_rules,
-                    verification_key=key.pem,
-                ),
-                room=MAX_UPDATES if is_party else MAX_UPDATES_OF_OTHERS,
-            )
+        async with _translated(params.work_order_id):
+            with self._counts.counting("update"):
+                return await self._update(params)
 
     async def retrieve(self, work_order_id: str) -> Receipt:
         """A receipt as it is now; where its order has just finished, with the worker's word in it.
@@ -249,6 +202,61 @@ class ReceiptService:
             await asyncio.sleep(PURGE_EVERY_SECONDS)
 
     # Inside
+
+    async def _create(self, params: ReceiptCreateParams) -> Receipt:
+        order_id = params.work_order_id
+        raw = await self._orders.request_of(order_id)
+        if raw is None:
+            raise _invalid("workOrderId: no such order here (never submitted, or purged)", order_id)
+        request, hashes = await _hashed(raw)
+        _check_ids(params, request)
+        if decode_base64(params.work_order_request_hash, what="workOrderRequestHash") not in hashes:
+            raise _invalid("workOrderRequestHash: is not the hash of the order that is stored here", order_id)
+        self._check_creation(params, request)
+        return await self._receipts.create(
+            NewReceipt(
+                work_order_id=order_id,
+                worker_service_id=params.worker_service_id,
+                worker_id=params.worker_id,
+                requester_id=params.requester_id,
+                create_status=params.receipt_create_status,
+                request_hash=params.work_order_request_hash,
+                nonce=params.requester_generated_nonce,
+                signature=params.requester_signature,
+                signature_rules=params.signature_rules,
+                verification_key=params.receipt_verification_key,
+            )
+        )
+
+    async def _update(self, params: ReceiptUpdateParams) -> ReceiptUpdate:
+        order_id = params.work_order_id
+        receipt = await self._receipts.retrieve(order_id)
+        is_party = any(_same_id(params.updater_id, own) for own in (receipt.worker_id, receipt.requester_id))
+        key = await self._updater_key(params, receipt)
+        try:
+            verify_update(params, key)
+        except SignatureMismatch as exc:
+            raise _forged(f"updateSignature does not verify: {exc.message}", order_id) from None
+        if not is_party and sets_status(params.update_type):
+            raise GeneralError(
+                GeneralCode.ACCESS_DENIED,
+                "updateType: only the order's worker and requester set the status; use a type above 255",
+                {"workOrderId": order_id},
+            )
+        if names_response(params.update_type):
+            await self._check_response(params, receipt)
+        return await self._receipts.update(
+            NewReceiptUpdate(
+                work_order_id=order_id,
+                updater_id=params.updater_id,
+                update_type=params.update_type,
+                update_data=params.update_data,
+                signature=params.update_signature,
+                signature_rules=params.signature_rules,
+                verification_key=key.pem,
+            ),
+            room=MAX_UPDATES if is_party else MAX_UPDATES_OF_OTHERS,
+        )
 
     def _check_creation(self, params: ReceiptCreateParams, request: WorkOrderRequest) -> None:
         expected, whose = self._requesters.key_of(request.requester_id), "registered for the requester"

@@ -7,6 +7,7 @@ dresses as errors (pending) are ordinary values here; the listener dresses them.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 CHECKED_CHARS = 256 * 1024
 """Base64 of items up to this length is checked before acceptance. A longer one would hold the event loop, and with it
 everybody else, for tens of milliseconds; the enclave refuses it with the same code."""
+
+HASHED_APART_BYTES = 256 * 1024
+"""Requests from this size on are hashed in another thread."""
 
 BUSY_RETRY_SECONDS = 1
 """The hint that goes with code 8."""
@@ -82,7 +86,13 @@ class OrderService:
         self._deliverer = deliverer
 
     async def submit(
-        self, params: msgspec.Raw, *, wait: float = 0.0, call_id: Id = None, origin: str = ""
+        self,
+        params: msgspec.Raw,
+        *,
+        wait: float = 0.0,
+        call_id: Id = None,
+        origin: str = "",
+        accepted: Callable[[], None] = lambda: None,
     ) -> OrderView:
         """Accept an order; hold the answer while its mode or ``wait`` (seconds) says so.
 
@@ -91,6 +101,7 @@ class OrderService:
             wait: seconds.
             call_id: goes with what is posted to resultUri and notifyUri.
             origin: see `NewOrder`.
+            accepted: called when the order is durable, before anything is waited for.
 
         Returns:
             The order: final, or still open where it is asynchronous and the wait ended.
@@ -98,17 +109,25 @@ class OrderService:
         Raises:
             WorkOrderError: refused; nothing was stored.
         """
+        digest = _digesting(params)
         raw = bytes(params)
+        del params  # it may keep a whole large body in memory
         try:
-            request = decode_request(raw)
-            request.check_encodings(CHECKED_CHARS)
-            return await self._submit(request, raw, wait, call_id, origin)
+            order, timeout = await self._accept(raw, digest, call_id, origin)
         except WorkOrderError as exc:
             raise _naming(exc, raw) from None
+        del raw  # while the order is waited for
+        accepted()
+        if timeout:
+            return await self._wait_synchronously(order, timeout)
+        return await self.wait(order, wait)
 
-    async def _submit(
-        self, request: WorkOrderRequest, raw: bytes, wait: float, call_id: Id, origin: str
-    ) -> OrderView:
+    async def _accept(
+        self, raw: bytes, digest: asyncio.Future[bytes] | None, call_id: Id, origin: str
+    ) -> tuple[OrderView, float]:
+        """The order, durable, and for how many seconds it is to be waited for (0: it is asynchronous)."""
+        request = decode_request(raw)
+        request.check_encodings(CHECKED_CHARS)
         await self._check_worker(request.worker_id)
         self._check_requester(request)
         self._check_legacy(request)
@@ -121,6 +140,7 @@ class OrderService:
             request=raw,
             deadline=now + (timeout or self._settings.order_lifetime_seconds),
             origin=origin,
+            digest=await digest if digest is not None else b"",
         )
         try:
             posts = self._posts_of(request)
@@ -141,9 +161,7 @@ class OrderService:
             raise busy(
                 "the order could not be stored; submit it again, the same bytes are safe to repeat"
             ) from None
-        if timeout:
-            return await self._wait_synchronously(submission.order, timeout)
-        return await self.wait(submission.order, wait)
+        return submission.order, timeout
 
     def _posts_of(self, request: WorkOrderRequest) -> tuple[Post, ...]:
         if self._deliverer is not None:
@@ -351,6 +369,14 @@ class _JustTheId(msgspec.Struct, frozen=True, rename="camel"):
 
 
 _id_decoder = msgspec.json.Decoder(_JustTheId)
+
+
+def _digesting(params: msgspec.Raw) -> asyncio.Future[bytes] | None:
+    """Begin to hash a large request in another thread, while it is decoded in this one; None for a small one."""
+    view = memoryview(params)
+    if len(view) < HASHED_APART_BYTES:
+        return None
+    return asyncio.get_running_loop().run_in_executor(None, lambda: hashlib.sha256(view).digest())
 
 
 def _naming(error: WorkOrderError, params: bytes) -> WorkOrderError:

@@ -25,9 +25,9 @@ _SCHEDULED = OrderState.SCHEDULED
 class Entry:
     """One open order in the book."""
 
-    __slots__ = ("order", "origin", "request", "settled", "settling", "since")
+    __slots__ = ("order", "origin", "request", "settled", "settling", "since", "size")
 
-    def __init__(self, order: Order, request: bytes | None, origin: str = "") -> None:
+    def __init__(self, order: Order, request: bytes | None, size: int, origin: str = "") -> None:
         self.order = order
         self.origin = origin
         """Whence it was submitted, as in `NewOrder`; forgotten by a restart."""
@@ -35,6 +35,8 @@ class Entry:
         """When the order came into the state that it is in."""
         self.request = request
         """None if it is too large to be kept in memory."""
+        self.size = size
+        """Of the request, in bytes."""
         self.settling = False
         self.settled: asyncio.Future[None] | None = None
         """Made by whoever waits for the end of the settling."""

@@ -44,9 +44,13 @@ Write = Callable[[sqlite3.Connection, Sequence[Work]], Mapping[Work, object]]
 class Committer:
     """Owns the writing connection of a database."""
 
-    def __init__(self, connection: sqlite3.Connection, write: Write) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, write: Write, ended: Callable[[bool], None] = lambda _: None
+    ) -> None:
+        """``ended``: told of each transaction, in the committer's thread, whether it is durable."""
         self._connection = connection
         self._write = write
+        self._ended_transaction = ended
         self._loop = asyncio.get_running_loop()
         self._gathered: list[Work] = []
         self._queue: queue.SimpleQueue[list[Work] | None] = queue.SimpleQueue()
@@ -91,8 +95,8 @@ class Committer:
     def _run(self) -> None:
         try:
             while (batch := self._next_batch()) is not None:
-                troubles = self._commit(batch)
-                self._loop.call_soon_threadsafe(_settle, batch, troubles)
+                self._loop.call_soon_threadsafe(_settle, batch, self._commit(batch))
+                del batch  # or the last bodies would stay in memory until there are others
             self._connection.close()
             self._loop.call_soon_threadsafe(self._ended.set_result, None)
         except RuntimeError:  # the loop was closed without closing the store: nobody is left to tell
@@ -133,7 +137,9 @@ class Committer:
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            self._ended_transaction(False)
             raise
+        self._ended_transaction(True)
         return troubles
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import sqlite3
 from pathlib import Path
 
 from avalon_service.orders.errors import StoreInUse, StoreTooNew, StoreUnavailable
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """The schema revisions that this version knows, oldest first. A test compares them with the migration scripts."""
 
 HEAD = REVISIONS[-1]
@@ -18,7 +19,7 @@ HEAD = REVISIONS[-1]
 _PRIVATE = 0o600
 _MAX_WAL_BYTES = 64 * 1024 * 1024
 _CACHE_KIB = 32 * 1024
-"""Pages kept by the writing connection: the index of ids is written at random places."""
+"""Pages kept by a connection: those of the index of ids are read at random places."""
 _CHECKPOINT_PAGES = 4000
 """16 MiB: pages written again and again meanwhile are copied into the database once."""
 _STATEMENTS = 256
@@ -52,6 +53,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         path, isolation_level=None, check_same_thread=False, cached_statements=_STATEMENTS, timeout=10
     )
     try:
+        connection.create_function("sha256", 1, _sha256, deterministic=True)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
@@ -64,6 +66,10 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:

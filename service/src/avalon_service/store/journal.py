@@ -24,11 +24,18 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Acceptance:
     """A new order to write down."""
 
-    __slots__ = ("order", "request")
+    __slots__ = ("order", "request", "stowed")
 
-    def __init__(self, order: Order, request: bytes) -> None:
+    def __init__(self, order: Order, request: bytes, stowed: str | None = None) -> None:
         self.order = order
         self.request = request
+        self.stowed = stowed
+        """What `Journal.stow` returned for the request."""
+
+    @property
+    def body(self) -> bytes:
+        """What may be large."""
+        return self.request
 
     def settle(self, trouble: StoreUnavailable | Conflict | None) -> None:
         """Learn what became of it."""
@@ -38,10 +45,17 @@ class Acceptance:
 class Change:
     """A new state of an open order to write down: final, or scheduled again after a crash."""
 
-    __slots__ = ("order",)
+    __slots__ = ("order", "stowed")
 
     def __init__(self, order: Order) -> None:
         self.order = order
+        self.stowed: str | None = None
+        """For the journal's own use: where it has put a large result."""
+
+    @property
+    def body(self) -> bytes:
+        """What may be large."""
+        return self.order.result or b""
 
     def settle(self, trouble: StoreUnavailable | None) -> None:
         """Learn what became of it."""
@@ -63,16 +77,32 @@ class Journal(Protocol):
     epoch: int
     """How often the journal was opened."""
 
-    def open_orders(self) -> list[tuple[Order, bytes | None]]:
-        """The orders that are not final, by sequence, each with its request or (where it is large) None."""
+    def open_orders(self) -> list[tuple[Order, bytes | None, int]]:
+        """The orders that are not final, by sequence, each with its request or (where it is large) None, and its size."""
         ...
 
     def finished_counts(self) -> dict[OrderState, int]:
         """How many finished orders there are."""
         ...
 
+    def stows(self, request: bytes) -> bool:
+        """Whether a request of this size must be stowed before it is accepted."""
+        ...
+
+    async def stow(self, request: bytes) -> str:
+        """Bring a large request in, ahead of its acceptance: it counts for nothing before that, and may be dropped.
+
+        Raises:
+            StoreUnavailable: nothing is left of it.
+        """
+        ...
+
+    def drop(self, stowed: str) -> None:
+        """Let go of a request that was stowed and not accepted."""
+        ...
+
     def accept(self, acceptance: Acceptance) -> None:
-        """Write down a new order, unless its id is known."""
+        """Write down a new order, unless its id is known. Sequences rise from one acceptance to the next."""
         ...
 
     def change(self, change: Change) -> None:
@@ -84,7 +114,7 @@ class Journal(Protocol):
         ...
 
     async def request(self, work_order_id: str) -> bytes | None:
-        """The request of any stored order."""
+        """The request of any stored order; None if there is none, or it was lost."""
         ...
 
     async def purge(

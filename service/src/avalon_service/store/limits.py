@@ -26,6 +26,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of a request that is kept in memory until it is claimed; larger ones are read back."""
     kept_requests: int = 64 * MIB
     """Bytes of all requests so kept together; beyond it even small ones are read back."""
+    stowed: int = 256 * KIB
+    """Bytes from which on a request or a result is a file beside the database: writing it there takes a few
+    milliseconds more than a small row and, from about here on, fewer than a large one."""
+    claimed_bytes: int = 32 * MIB
+    """Bytes of requests beyond which one claim takes no more orders: all that it takes are in memory together."""
     recent_bytes: int = 32 * MIB
     """Bytes of finished orders that are kept in memory for those who ask soon."""
     tombstone_horizon: float = 30 * DAY

@@ -31,9 +31,9 @@ class MemoryJournal:
         self._finished: dict[str, tuple[Order, bytes]] = {}  # in the order of finishing
         self._tombstones: dict[str, tuple[bytes, float]] = {}
 
-    def open_orders(self) -> list[tuple[Order, bytes | None]]:
+    def open_orders(self) -> list[tuple[Order, bytes | None, int]]:
         """See `Journal.open_orders`."""
-        return list(self._open.values())
+        return [(order, request, len(request)) for order, request in self._open.values()]
 
     def finished_counts(self) -> dict[OrderState, int]:
         """See `Journal.finished_counts`."""
@@ -41,6 +41,17 @@ class MemoryJournal:
         for order, _ in self._finished.values():
             counts[order.state] = counts.get(order.state, 0) + 1
         return counts
+
+    def stows(self, request: bytes) -> bool:
+        """See `Journal.stows`: never."""
+        return False
+
+    async def stow(self, request: bytes) -> str:
+        """See `Journal.stow`."""
+        raise NotImplementedError
+
+    def drop(self, stowed: str) -> None:
+        """See `Journal.drop`."""
 
     def accept(self, acceptance: Acceptance) -> None:
         """See `Journal.accept`."""

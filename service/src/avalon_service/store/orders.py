@@ -47,6 +47,11 @@ _EPOCH_BITS = 40
 _RETRY_AFTER = 1.0
 """Seconds before an expiry that could not be written is tried again."""
 
+_LOST = OrderFailure(
+    code=1, message="the service has lost the request of this order; submit it again under a fresh id"
+)
+"""Of an order whose file is gone from beside the database: removed by hand, or left out of a backup."""
+
 _PROCESSING = OrderState.PROCESSING
 _SCHEDULED = OrderState.SCHEDULED
 
@@ -79,34 +84,33 @@ class BookedOrders:
         self._followers: dict[str, list[Followed]] = {}
         self._sleepers: dict[asyncio.Future[None], float | None] = {}
         self._closed = False
-        for order, request in journal.open_orders():
+        for order, request, size in journal.open_orders():
             self._of_requesters.take(order.requester_id)
-            self._book.add(Entry(order, self._keep(request)))
+            self._book.add(Entry(order, self._keep(request), size))
 
     # Submitters
 
     async def submit(self, new: NewOrder) -> Submission:
         """See `OrderStore.submit`."""
-        work_order_id = new.work_order_id
-        while True:
-            self._check_open()
-            entry = self._book.find(work_order_id)
-            if entry is not None:
-                return _repeated(new, entry.order)
-            arriving = self._arriving.get(work_order_id)
-            if arriving is None:
-                break
-            await arriving.end()
-        recent = self._recent.get(work_order_id)
-        if recent is not None:
-            return _repeated(new, recent)
+        known = await self._known(new)
+        if known is not None:
+            return known
         self._check_room(new)
-        limits = self._limits
-        if len(new.request) > limits.max_request:
-            size = len(new.request)
-            raise RequestTooLarge(work_order_id, f"got {size} bytes, expected at most {limits.max_request}")
+        stowed = None
+        if self._journal.stows(new.request):
+            stowed = await self._journal.stow(new.request)
+            try:
+                known = await self._known(new)
+                if known is None:
+                    self._check_room(new)
+            except BaseException:
+                self._journal.drop(stowed)
+                raise
+            if known is not None:
+                self._journal.drop(stowed)
+                return known
         order = Order(
-            work_order_id=work_order_id,
+            work_order_id=new.work_order_id,
             worker_id=new.worker_id,
             requester_id=new.requester_id,
             digest=new.digest,
@@ -114,7 +118,7 @@ class BookedOrders:
             accepted_at=self._clock(),
             deadline=new.deadline,
         )
-        arrival = _Arrival(self, order, new.request, new.origin)
+        arrival = _Arrival(self, order, new, stowed)
         self._journal.accept(self._announce(arrival))
         conflict = await arrival.answer
         if conflict is None:
@@ -214,7 +218,8 @@ class BookedOrders:
         book, now = self._book, self._clock()
         until = now + lease
         taken: list[Entry] = []
-        while len(taken) < limit:
+        room = self._limits.claimed_bytes
+        while len(taken) < limit and room > 0:
             entry = book.next_in_line(worker_id)
             if entry is None:
                 break
@@ -225,6 +230,7 @@ class BookedOrders:
             book.claim(entry, state.claim(order, token=next(self._tokens), until=until, now=now))
             self._changed(entry, now)
             taken.append(entry)
+            room -= entry.size
         if not taken:
             return []
         self._wake_sleepers(until)
@@ -379,7 +385,8 @@ class BookedOrders:
     def accepted(self, arrival: _Arrival) -> None:
         """Show an order that is durable now."""
         order = arrival.order
-        entry = Entry(order, self._keep(arrival.request), arrival.origin)
+        request = arrival.request
+        entry = Entry(order, self._keep(request), len(request), arrival.origin)
         self._book.add(entry)
         self._changed(entry, order.accepted_at)
         self._wake_idle(order.worker_id)
@@ -391,6 +398,8 @@ class BookedOrders:
         del self._arriving[arrival.order.work_order_id]
         if refused:
             self._make_room(arrival.order, arrival.origin)
+            if arrival.stowed is not None:
+                self._journal.drop(arrival.stowed)
 
     def written(self, writing: _Writing) -> None:
         """Show the new state of an order that is durable now."""
@@ -419,6 +428,8 @@ class BookedOrders:
 
     def unwritten(self, writing: _Writing) -> None:
         """Restore an order whose new state could not be written."""
+        if writing.stowed is not None:
+            self._journal.drop(writing.stowed)
         again = self._clock() + _RETRY_AFTER
         self._book.restore(writing.entry, not_due_before=again)
         order = writing.entry.order
@@ -434,8 +445,28 @@ class BookedOrders:
         if self._closed:
             raise StoreClosed
 
+    async def _known(self, new: NewOrder) -> Submission | None:
+        """What becomes of an order whose id is in memory; None if it is not, and is not just arriving either."""
+        work_order_id = new.work_order_id
+        while True:
+            self._check_open()
+            entry = self._book.find(work_order_id)
+            if entry is not None:
+                return _repeated(new, entry.order)
+            arriving = self._arriving.get(work_order_id)
+            if arriving is None:
+                break
+            await arriving.end()
+        recent = self._recent.get(work_order_id)
+        return _repeated(new, recent) if recent is not None else None
+
     def _check_room(self, new: NewOrder) -> None:
         limits = self._limits
+        if len(new.request) > limits.max_request:
+            size = len(new.request)
+            raise RequestTooLarge(
+                new.work_order_id, f"got {size} bytes, expected at most {limits.max_request}"
+            )
         if len(self._book) + len(self._arriving) >= limits.max_queued:
             raise QueueFull(
                 f"{limits.max_queued} orders are open, which is as many as are accepted; try again later"
@@ -554,11 +585,16 @@ class BookedOrders:
                 if self._still_held(entry, token):
                     self._return(entry, state.release(entry.order, token=token))
             raise
-        return [
-            _claim(entry.order, request)
-            for entry, token, request in zip(taken, tokens, requests, strict=True)
-            if request is not None and self._still_held(entry, token)
-        ]
+        claims = []
+        for entry, token, request in zip(taken, tokens, requests, strict=True):
+            if not self._still_held(entry, token):
+                continue
+            if request is not None:
+                claims.append(_claim(entry.order, request))
+            else:
+                # Else it would be claimed again and again until its deadline.
+                self._write(entry, state.fail(entry.order, token=token, failure=_LOST, now=self._clock()))
+        return claims
 
     def _still_held(self, entry: Entry, token: int) -> bool:
         present = self._book.find(entry.order.work_order_id)
@@ -587,10 +623,10 @@ class BookedOrders:
 class _Arrival(Acceptance):
     __slots__ = ("_end", "_orders", "answer", "origin")
 
-    def __init__(self, orders: BookedOrders, order: Order, request: bytes, origin: str) -> None:
-        super().__init__(order, request)
+    def __init__(self, orders: BookedOrders, order: Order, new: NewOrder, stowed: str | None) -> None:
+        super().__init__(order, new.request, stowed)
         self._orders = orders
-        self.origin = origin
+        self.origin = new.origin
         self._end: asyncio.Future[None] | None = None
         self.answer: asyncio.Future[Conflict | None] = asyncio.get_running_loop().create_future()
 

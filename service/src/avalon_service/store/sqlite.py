@@ -22,21 +22,20 @@ import msgspec
 from avalon_service.orders.errors import StoreClosed, StoreUnavailable, UnknownWorker
 from avalon_service.orders.ports import LookUpPage, WorkerEntry
 from avalon_service.orders.state import Order, OrderFailure, OrderState
+from avalon_service.store.bodies import Bodies, open_folder
 from avalon_service.store.committer import Committer, Work, unavailable
 from avalon_service.store.database import DatabaseLock, connect, migrate
 from avalon_service.store.directory import Directory
+from avalon_service.store.identities import Identities, identity_of
 from avalon_service.store.journal import Acceptance, Change, Conflict, Purged
 from avalon_service.store.limits import Limits
 from avalon_service.store.orders import BookedOrders
 from avalon_service.store.sqlite_deliveries import SqliteDeliveries
 from avalon_service.store.sqlite_receipts import SqliteReceipts, load_awaiting
+from avalon_service.store.statements import delete, insert, pieces, values
 
 _T = TypeVar("_T")
 Row = tuple[Any, ...]
-
-_MAX_ROWS = 64
-"""Rows in one INSERT. SQLite gives the interpreter's lock away and takes it back once a statement, so a statement for
-many rows costs the event loop, and the committer itself, far less than as many statements."""
 
 _PURGE_ROWS = 500
 """Orders removed in one transaction: longer ones would keep submissions waiting."""
@@ -49,11 +48,13 @@ class SqliteStore:
         self, lock: DatabaseLock, opened: _Opened, *, clock: Callable[[], float], limits: Limits
     ) -> None:
         self._lock = lock
-        self._committer = Committer(opened.writer, _write)
+        identities = Identities(opened.arrivals)
+        self._committer = Committer(opened.writer, functools.partial(_write, identities), identities.ended)
         self._reader = _Reader(opened.reader)
-        self.orders = BookedOrders(
-            SqliteJournal(self._committer, self._reader, opened), clock=clock, limits=limits
+        self._journal = SqliteJournal(
+            self._committer, self._reader, identities, opened, Bodies(opened.bodies), stowed=limits.stowed
         )
+        self.orders = BookedOrders(self._journal, clock=clock, limits=limits)
         self._committer.crowd = self.orders.open_count
         self.workers = SqliteWorkers(self._committer, opened.workers)
         self.deliveries = SqliteDeliveries(
@@ -90,6 +91,7 @@ class SqliteStore:
         self._closed = True
         await self.orders.close()
         await self.receipts.close()
+        await self._journal.close()
         await self._committer.close()
         await self._reader.close()
         await self._receipts_reader.close()
@@ -97,16 +99,30 @@ class SqliteStore:
 
 
 class SqliteJournal:
-    """A `Journal` in SQLite."""
+    """A `Journal` in SQLite, with large bodies in files."""
 
-    def __init__(self, committer: Committer, reader: _Reader, opened: _Opened) -> None:
+    def __init__(
+        self,
+        committer: Committer,
+        reader: _Reader,
+        identities: Identities,
+        opened: _Opened,
+        bodies: Bodies,
+        *,
+        stowed: int,
+    ) -> None:
+        """``stowed``: bytes from which on a body is a file."""
         self.epoch = opened.epoch
         self._committer = committer
         self._reader = reader
+        self._library = _Library(identities, bodies)
+        self._bodies = bodies
+        self._stowed = stowed
+        self._stowing: set[asyncio.Task[None]] = set()
         self._open_orders = opened.orders
         self._finished_counts = opened.finished
 
-    def open_orders(self) -> list[tuple[Order, bytes | None]]:
+    def open_orders(self) -> list[tuple[Order, bytes | None, int]]:
         """See `Journal.open_orders`; as they were when the database was opened, and given out once."""
         orders, self._open_orders = self._open_orders, []
         return orders
@@ -115,37 +131,69 @@ class SqliteJournal:
         """See `Journal.finished_counts`; as they were when the database was opened."""
         return self._finished_counts
 
+    def stows(self, request: bytes) -> bool:
+        """See `Journal.stows`."""
+        return len(request) >= self._stowed
+
+    async def stow(self, request: bytes) -> str:
+        """See `Journal.stow`: the name of its file."""
+        return await self._bodies.write(request)
+
+    def drop(self, stowed: str) -> None:
+        """See `Journal.drop`."""
+        self._bodies.remove([stowed])
+
     def accept(self, acceptance: Acceptance) -> None:
         """See `Journal.accept`."""
         self._committer.put(acceptance)
 
     def change(self, change: Change) -> None:
         """See `Journal.change`."""
-        self._committer.put(change)
+        result = change.order.result
+        if result is None or len(result) < self._stowed:
+            self._committer.put(change)
+            return
+        self._committer.check_open()
+        task = asyncio.get_running_loop().create_task(self._stow_result(change, result))
+        self._stowing.add(task)
+        task.add_done_callback(self._stowing.discard)
+
+    async def _stow_result(self, change: Change, result: bytes) -> None:
+        try:
+            change.stowed = await self._bodies.write(result)
+            self._committer.put(change)
+        except Exception as error:  # noqa: BLE001 (whoever waits must learn of it)
+            change.settle(error if isinstance(error, StoreUnavailable) else unavailable(error))
 
     async def finished(self, work_order_id: str) -> Order | None:
         """See `Journal.finished`."""
-        return await self._reader.read(_read_finished, work_order_id)
+        return await self._reader.read(self._library.finished, work_order_id)
 
     async def request(self, work_order_id: str) -> bytes | None:
         """See `Journal.request`."""
-        return await self._reader.read(_read_request, work_order_id)
+        return await self._reader.read(self._library.request, work_order_id)
 
     async def purge(
         self, *, older_than: float, surplus: int, spare: frozenset[str], now: float, forget_before: float
     ) -> Purged:
         """See `Journal.purge`."""
-        return await _put(
-            self._committer,
-            functools.partial(
-                _purge,
-                older_than=older_than,
-                surplus=surplus,
-                spare=spare,
-                now=now,
-                forget_before=forget_before,
-            ),
+        purge = functools.partial(
+            _purge,
+            self._library.identities,
+            older_than=older_than,
+            surplus=surplus,
+            spare=spare,
+            now=now,
+            forget_before=forget_before,
         )
+        purged, _ = await _put(self._committer, purge, then=lambda gone: self._bodies.remove(gone[1]))
+        return purged
+
+    async def close(self) -> None:
+        """Let go of the files, when what is on its way to them is there. The committer is closed after it."""
+        while self._stowing:
+            await asyncio.wait(self._stowing)
+        await self._bodies.close()
 
 
 class SqliteWorkers:
@@ -219,7 +267,7 @@ class _Reader:
             raise StoreClosed from error
         try:
             return await answer
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise unavailable(error) from error
 
     async def close(self) -> None:
@@ -229,41 +277,70 @@ class _Reader:
         self._thread.shutdown()
 
 
-def _read_finished(connection: sqlite3.Connection, work_order_id: str) -> Order | None:
-    row = connection.execute(
-        "SELECT o.work_order_id, o.worker_id, o.requester_id, i.digest, o.sequence, o.accepted_at, o.deadline,"
-        " f.state, f.attempts, f.crashes, f.finished_at, f.result, f.code, f.message"
-        " FROM identities i JOIN orders o ON o.sequence = i.sequence JOIN outcomes f ON f.sequence = i.sequence"
-        " WHERE i.work_order_id = ? AND i.purged_at IS NULL",
-        (work_order_id,),
-    ).fetchone()
-    if row is None:
-        return None
-    *_, code, message = row
-    return Order(
-        work_order_id=row[0],
-        worker_id=row[1],
-        requester_id=row[2],
-        digest=row[3],
-        sequence=row[4],
-        accepted_at=row[5],
-        deadline=row[6],
-        state=OrderState(row[7]),
-        attempts=row[8],
-        crashes=row[9],
-        finished_at=row[10],
-        result=row[11],
-        error=None if code is None else OrderFailure(code=code, message=message),
-    )
+_DIGEST = "COALESCE(o.digest, sha256(o.request))"
+"""Orders from before revision 0004 have none."""
 
 
-def _read_request(connection: sqlite3.Connection, work_order_id: str) -> bytes | None:
+class _Library:
+    """Reads orders by id, in the reader's thread."""
+
+    def __init__(self, identities: Identities, bodies: Bodies) -> None:
+        self.identities = identities
+        self._bodies = bodies
+
+    def finished(self, connection: sqlite3.Connection, work_order_id: str) -> Order | None:
+        """See `Journal.finished`."""
+        row = connection.execute(
+            f"SELECT o.work_order_id, o.worker_id, o.requester_id, {_DIGEST}, o.sequence, o.accepted_at,"  # noqa: S608 (constants)
+            " o.deadline, f.state, f.attempts, f.crashes, f.finished_at, f.result, f.code, f.message"
+            " FROM orders o JOIN outcomes f ON f.sequence = o.sequence"
+            " WHERE o.sequence = ? AND o.work_order_id = ?",
+            (self.identities.find(connection, work_order_id), work_order_id),
+        ).fetchone()
+        if row is None:
+            return None
+        *_, result, code, message = row
+        name = _name_of(connection, row[4], "result") if result is None else None
+        if name is not None:
+            result = self._bodies.read(name)
+            if result is None:
+                raise StoreUnavailable("the file of this order's result is missing")
+        return Order(
+            work_order_id=row[0],
+            worker_id=row[1],
+            requester_id=row[2],
+            digest=row[3],
+            sequence=row[4],
+            accepted_at=row[5],
+            deadline=row[6],
+            state=OrderState(row[7]),
+            attempts=row[8],
+            crashes=row[9],
+            finished_at=row[10],
+            result=result,
+            error=None if code is None else OrderFailure(code=code, message=message),
+        )
+
+    def request(self, connection: sqlite3.Connection, work_order_id: str) -> bytes | None:
+        """See `Journal.request`."""
+        row = connection.execute(
+            "SELECT sequence, request FROM orders WHERE sequence = ? AND work_order_id = ?",
+            (self.identities.find(connection, work_order_id), work_order_id),
+        ).fetchone()
+        if row is None:
+            return None
+        sequence, request = row
+        if request:
+            return cast("bytes", request)
+        name = _name_of(connection, sequence, "request")
+        return self._bodies.read(name) if name is not None else b""
+
+
+def _name_of(connection: sqlite3.Connection, sequence: int, kind: str) -> str | None:
     row = connection.execute(
-        "SELECT o.request FROM identities i JOIN orders o ON o.sequence = i.sequence"
-        " WHERE i.work_order_id = ? AND i.purged_at IS NULL",
-        (work_order_id,),
+        "SELECT name FROM bodies WHERE sequence = ? AND kind = ?", (sequence, kind)
     ).fetchone()
-    return cast("bytes", row[0]) if row is not None else None
+    return row[0] if row is not None else None
 
 
 # Opening
@@ -274,8 +351,11 @@ class _Opened(msgspec.Struct, frozen=True, kw_only=True):
     reader: sqlite3.Connection
     receipts_reader: sqlite3.Connection
     epoch: int
-    orders: list[tuple[Order, bytes | None]]
+    orders: list[tuple[Order, bytes | None, int]]
     finished: dict[OrderState, int]
+    arrivals: list[tuple[int, bytes]]
+    bodies: Path
+    """The folder of large bodies."""
     workers: list[tuple[int, WorkerEntry]]
     awaiting: list[str]
     """Work orders whose receipts await their worker's word."""
@@ -295,6 +375,8 @@ def _open(path: Path, limits: Limits) -> tuple[DatabaseLock, _Opened]:
             epoch = writer.execute("UPDATE store SET epoch = epoch + 1 RETURNING epoch").fetchone()[0]
             reader = connect(path, read_only=True)
             undo.callback(reader.close)
+            bodies = path.with_name(f"{path.name}.bodies")
+            open_folder(bodies, {row[0] for row in reader.execute("SELECT name FROM bodies")})
             receipts_reader = connect(path, read_only=True)
             undo.callback(receipts_reader.close)
             opened = _Opened(
@@ -304,6 +386,8 @@ def _open(path: Path, limits: Limits) -> tuple[DatabaseLock, _Opened]:
                 epoch=epoch,
                 orders=_load_orders(reader, limits),
                 finished=_load_finished(reader),
+                arrivals=reader.execute("SELECT sequence, identity FROM arrivals").fetchall(),
+                bodies=bodies,
                 workers=_load_workers(reader),
                 awaiting=load_awaiting(reader),
             )
@@ -313,15 +397,14 @@ def _open(path: Path, limits: Limits) -> tuple[DatabaseLock, _Opened]:
     return lock, opened
 
 
-def _load_orders(connection: sqlite3.Connection, limits: Limits) -> list[tuple[Order, bytes | None]]:
+def _load_orders(connection: sqlite3.Connection, limits: Limits) -> list[tuple[Order, bytes | None, int]]:
     rows = connection.execute(
-        "SELECT o.work_order_id, o.worker_id, o.requester_id, i.digest, o.sequence, o.accepted_at, o.deadline,"
-        " p.attempts, p.crashes, CASE WHEN length(o.request) <= ? THEN o.sequence END"
+        f"SELECT o.work_order_id, o.worker_id, o.requester_id, {_DIGEST}, o.sequence, o.accepted_at, o.deadline,"  # noqa: S608 (constants)
+        " p.attempts, p.crashes, COALESCE(b.size, length(o.request)), b.name"
         " FROM pending p JOIN orders o ON o.sequence = p.sequence"
-        " JOIN identities i ON i.work_order_id = o.work_order_id ORDER BY p.sequence",
-        (limits.kept_request,),
+        " LEFT JOIN bodies b ON b.sequence = p.sequence AND b.kind = 'request' ORDER BY p.sequence"
     )
-    orders: list[tuple[Order, bytes | None]] = []
+    orders: list[tuple[Order, bytes | None, int]] = []
     room = limits.kept_requests
     for row in rows:
         order = Order(
@@ -335,9 +418,11 @@ def _load_orders(connection: sqlite3.Connection, limits: Limits) -> list[tuple[O
             attempts=row[7],
             crashes=row[8],
         )
-        request = _load_request(connection, row[9]) if row[9] is not None and room > 0 else None
+        size, name = row[9:]
+        kept = name is None and size <= limits.kept_request and room > 0
+        request = _load_request(connection, order.sequence) if kept else None
         room -= len(request or b"")
-        orders.append((order, request))
+        orders.append((order, request, size))
     return orders
 
 
@@ -402,12 +487,14 @@ async def _put(
     return await call.answer
 
 
-def _write(connection: sqlite3.Connection, batch: Sequence[Work]) -> Mapping[Work, object]:
+def _write(
+    identities: Identities, connection: sqlite3.Connection, batch: Sequence[Work]
+) -> Mapping[Work, object]:
     troubles: dict[Work, object] = {}
     acceptances = [work for work in batch if isinstance(work, Acceptance)]
-    changes = [work.order for work in batch if isinstance(work, Change)]
+    changes = [work for work in batch if isinstance(work, Change)]
     if acceptances:
-        _write_acceptances(connection, acceptances, troubles)
+        _write_acceptances(identities, connection, acceptances, troubles)
     if changes:
         _write_changes(connection, changes)
     if len(acceptances) + len(changes) < len(batch):
@@ -421,66 +508,83 @@ def _write(connection: sqlite3.Connection, batch: Sequence[Work]) -> Mapping[Wor
 
 
 def _write_acceptances(
-    connection: sqlite3.Connection, acceptances: list[Acceptance], troubles: dict[Work, object]
+    identities: Identities,
+    connection: sqlite3.Connection,
+    acceptances: list[Acceptance],
+    troubles: dict[Work, object],
 ) -> None:
-    identities = [(a.order.work_order_id, a.order.digest, a.order.sequence) for a in acceptances]
-    if _insert(connection, "INSERT INTO identities (work_order_id, digest, sequence)", identities) < len(
-        acceptances
-    ):
-        acceptances = _without_conflicts(connection, acceptances, troubles)
-    orders = [
-        (o.sequence, o.work_order_id, o.worker_id, o.requester_id, o.accepted_at, o.deadline, a.request)
-        for a in acceptances
-        for o in (a.order,)
-    ]
-    _insert(
-        connection,
-        "INSERT INTO orders (sequence, work_order_id, worker_id, requester_id, accepted_at, deadline, request)",
-        orders,
-    )
-    _insert(connection, "INSERT INTO pending (sequence)", [(row[0],) for row in orders])
-
-
-def _without_conflicts(
-    connection: sqlite3.Connection, acceptances: list[Acceptance], troubles: dict[Work, object]
-) -> list[Acceptance]:
-    fresh = []
+    new: dict[bytes, Acceptance] = {}
     for acceptance in acceptances:
-        digest, sequence, purged_at = connection.execute(
-            "SELECT digest, sequence, purged_at FROM identities WHERE work_order_id = ?",
-            (acceptance.order.work_order_id,),
-        ).fetchone()
-        if sequence == acceptance.order.sequence:
-            fresh.append(acceptance)
-        else:
-            troubles[cast("Work", acceptance)] = Conflict(digest=digest, purged=purged_at is not None)
-    return fresh
-
-
-def _write_changes(connection: sqlite3.Connection, changes: list[Order]) -> None:
-    finals = [order for order in changes if order.finished_at is not None]
-    for order in changes:
-        if order.finished_at is None:
-            connection.execute(
-                "UPDATE pending SET attempts = ?, crashes = ? WHERE sequence = ?",
-                (order.attempts, order.crashes, order.sequence),
-            )
-    _insert(
+        first = new.setdefault(identity_of(acceptance.order.work_order_id), acceptance)
+        if first is not acceptance:
+            troubles[cast("Work", acceptance)] = Conflict(digest=first.order.digest, purged=False)
+    for identity, sequence in identities.taken(connection, list(new)).items():
+        troubles[cast("Work", new.pop(identity))] = _conflict(connection, sequence)
+    orders = [
+        (
+            o.sequence, o.work_order_id, o.worker_id, o.requester_id, o.accepted_at, o.deadline,
+            a.request if a.stowed is None else b"", o.digest
+        )
+        for a in new.values()
+        for o in (a.order,)
+    ]  # fmt: skip
+    insert(
         connection,
-        "INSERT INTO outcomes (sequence, state, finished_at, attempts, crashes, code, message, result)",
-        [_outcome(order) for order in finals],
+        "INSERT INTO orders"
+        " (sequence, work_order_id, worker_id, requester_id, accepted_at, deadline, request, digest)",
+        orders,
         on_conflict="",
     )
-    _delete(connection, "DELETE FROM pending WHERE sequence", [order.sequence for order in finals])
-    _tally(connection, Counter(order.state for order in finals), 1)
+    insert(connection, "INSERT INTO pending (sequence)", [(row[0],) for row in orders], on_conflict="")
+    _name_bodies(connection, "request", new.values())
+    identities.add(connection, [(row[0], identity) for row, identity in zip(orders, new, strict=True)])
 
 
-def _outcome(order: Order) -> Row:
+def _name_bodies(connection: sqlite3.Connection, kind: str, written: Iterable[Acceptance | Change]) -> None:
+    names = [
+        (work.order.sequence, kind, work.stowed, len(work.body))
+        for work in written
+        if work.stowed is not None
+    ]
+    if names:
+        insert(connection, "INSERT INTO bodies (sequence, kind, name, size)", names, on_conflict="")
+
+
+def _conflict(connection: sqlite3.Connection, sequence: int) -> Conflict:
+    row = connection.execute(f"SELECT {_DIGEST} FROM orders o WHERE sequence = ?", (sequence,)).fetchone()  # noqa: S608 (constants)
+    return Conflict(digest=row[0] if row is not None else b"", purged=row is None)
+
+
+def _write_changes(connection: sqlite3.Connection, changes: list[Change]) -> None:
+    finals = []
+    for change in changes:
+        order = change.order
+        if order.finished_at is not None:
+            finals.append(change)
+            continue
+        connection.execute(
+            "UPDATE pending SET attempts = ?, crashes = ? WHERE sequence = ?",
+            (order.attempts, order.crashes, order.sequence),
+        )
+    insert(
+        connection,
+        "INSERT INTO outcomes (sequence, state, finished_at, attempts, crashes, code, message, result)",
+        [_outcome(final) for final in finals],
+        on_conflict="",
+    )
+    _name_bodies(connection, "result", finals)
+    delete(connection, "DELETE FROM pending WHERE sequence", [final.order.sequence for final in finals])
+    _tally(connection, Counter(final.order.state for final in finals), 1)
+
+
+def _outcome(change: Change) -> Row:
+    order = change.order
     error = order.error
     code, message = (None, None) if error is None else (error.code, error.message)
     state = order.state._value_
     return (
-        order.sequence, state, order.finished_at, order.attempts, order.crashes, code, message, order.result
+        order.sequence, state, order.finished_at, order.attempts, order.crashes, code, message,
+        order.result if change.stowed is None else None,
     )  # fmt: skip
 
 
@@ -492,6 +596,7 @@ def _tally(connection: sqlite3.Connection, states: Mapping[OrderState, int], sig
 
 
 def _purge(
+    identities: Identities,
     connection: sqlite3.Connection,
     *,
     older_than: float,
@@ -499,7 +604,8 @@ def _purge(
     spare: frozenset[str],
     now: float,
     forget_before: float,
-) -> Purged:
+) -> tuple[Purged, list[str]]:
+    """What was purged, and the files to remove once that is durable."""
     oldest = connection.execute(
         "SELECT f.sequence, o.work_order_id, f.state, f.finished_at FROM outcomes f"
         " JOIN orders o ON o.sequence = f.sequence ORDER BY f.finished_at, f.sequence LIMIT ?",
@@ -510,22 +616,35 @@ def _purge(
         for place, (sequence, work_order_id, state, finished_at) in enumerate(oldest)
         if (place < surplus or finished_at < older_than) and work_order_id not in spare
     ]
-    for sequence, work_order_id, _ in victims:
-        connection.execute("DELETE FROM orders WHERE sequence = ?", (sequence,))
-        connection.execute("DELETE FROM outcomes WHERE sequence = ?", (sequence,))
-        connection.execute(
-            "UPDATE identities SET purged_at = ? WHERE work_order_id = ?", (now, work_order_id)
-        )
+    sequences = [sequence for sequence, _, _ in victims]
+    delete(connection, "DELETE FROM orders WHERE sequence", sequences)
+    delete(connection, "DELETE FROM outcomes WHERE sequence", sequences)
+    files = [
+        name
+        for piece in pieces(sequences)
+        for (name,) in connection.execute(
+            f"DELETE FROM bodies WHERE sequence IN {values(len(piece), 1)} RETURNING name",  # noqa: S608 (constants)
+            piece,
+        ).fetchall()
+    ]
+    insert(
+        connection,
+        "INSERT INTO tombstones (purged_at, identity)",
+        [(now, identity) for identity in sorted(identity_of(name) for _, name, _ in victims)],
+    )
     _tally(connection, Counter(state for _, _, state in victims), -1)
     forgotten = connection.execute(
-        "DELETE FROM identities WHERE work_order_id IN"
-        " (SELECT work_order_id FROM identities WHERE purged_at < ? LIMIT ?)",
+        "SELECT purged_at, identity FROM tombstones WHERE purged_at < ? ORDER BY purged_at, identity LIMIT ?",
         (forget_before, _PURGE_ROWS),
-    ).rowcount
-    return Purged(
+    ).fetchall()
+    if forgotten:
+        identities.forget(connection, [identity for _, identity in forgotten])
+        connection.execute("DELETE FROM tombstones WHERE (purged_at, identity) <= (?, ?)", forgotten[-1])
+    purged = Purged(
         states={work_order_id: state for _, work_order_id, state in victims},
-        more=len(victims) >= _PURGE_ROWS or forgotten >= _PURGE_ROWS,
+        more=len(victims) >= _PURGE_ROWS or len(forgotten) >= _PURGE_ROWS,
     )
+    return purged, files
 
 
 def _register(
@@ -560,38 +679,3 @@ def _update(
     if row is None:
         raise UnknownWorker(worker_id)
     return _worker(row)
-
-
-@functools.cache
-def _values(width: int, rows: int) -> str:
-    row = f"({', '.join('?' * width)})"
-    return ", ".join([row] * rows)
-
-
-def _insert(
-    connection: sqlite3.Connection,
-    head: str,
-    rows: list[Row],
-    *,
-    on_conflict: str = " ON CONFLICT DO NOTHING",
-) -> int:
-    """Insert rows, many to a statement; return how many went in."""
-    inserted = 0
-    for chunk in _chunks(rows):
-        statement = f"{head} VALUES {_values(len(chunk[0]), len(chunk))}{on_conflict}"
-        inserted += connection.execute(statement, [value for row in chunk for value in row]).rowcount
-    return inserted
-
-
-def _delete(connection: sqlite3.Connection, head: str, sequences: list[int]) -> None:
-    for chunk in _chunks(sequences):
-        connection.execute(f"{head} IN {_values(len(chunk), 1)}", chunk)
-
-
-def _chunks(rows: list[_T]) -> Iterable[list[_T]]:
-    """Pieces whose lengths are powers of two, so that few different statements are compiled, and kept."""
-    start = 0
-    while left := len(rows) - start:
-        length = min(_MAX_ROWS, 1 << (left.bit_length() - 1))
-        yield rows[start : start + length]
-        start += length

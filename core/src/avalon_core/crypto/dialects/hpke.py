@@ -225,7 +225,6 @@ def unlock_hpke(request: WorkOrderRequest, keys: WorkerKeys) -> OrderKeys:
     sealed = decode_lower_hex(request.encrypted_session_key, what="encryptedSessionKey")
     digest = header_digest(request)
     prk = order_prk(_require_secret(keys.hpke.open_(sealed, digest)), digest)
-    info = owner_info(request.worker_id, request.workload_id)
     opened: dict[bytes, bytes] = {}
     own: dict[str, bytes] = {}
     for item in (*request.in_data, *request.out_data):
@@ -235,6 +234,7 @@ def unlock_hpke(request: WorkOrderRequest, keys: WorkerKeys) -> OrderKeys:
         message = decode_lower_hex(text, what="encryptedDataEncryptionKey")
         wrapped = aead.open_(_own_key_key(prk, item), _ZERO_NONCE, message)
         if wrapped not in opened:
+            info = owner_info(request.worker_id, request.workload_id)
             opened[wrapped] = _require_secret(keys.hpke.open_(wrapped, info))
         own[text] = opened[wrapped]
     return OrderKeys(session=prk, own=own)

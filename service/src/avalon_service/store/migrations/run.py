@@ -22,6 +22,9 @@ def config() -> Config:
 def upgrade(connection: sqlite3.Connection, revision: str) -> None:
     """Bring the schema to a revision, or leave it as it was."""
     engine = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool)
+    # Alembic commits after each revision, and the next one would run outside of any transaction: half of it would stay
+    # after a crash, and could never be applied again.
+    engine.dialect.do_commit = _left_to_us  # type: ignore[method-assign]
     settings = config()
     try:
         with engine.connect() as wrapped:
@@ -34,3 +37,7 @@ def upgrade(connection: sqlite3.Connection, revision: str) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _left_to_us(dbapi_connection: object) -> None:
+    """In the place of a commit."""

@@ -1,1 +1,0 @@
-"""The first cut: evidence of the simulated platform only. Goes as soon as every caller uses what stands beside it."""
