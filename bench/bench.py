@@ -62,10 +62,18 @@ class Service:
         return sum(p.memory_full_info().uss for p in (root, *root.children(recursive=True))) / 1e6
 
 
-def start_service(directory: str) -> tuple[Service, float]:
+def start_service(directory: str, *arguments: str) -> tuple[Service, float]:
     began = time.perf_counter()
     process = subprocess.Popen(
-        [str(Path(sys.executable).parent / "avalon"), "up", "--port", "0", "--data-dir", directory],
+        [
+            str(Path(sys.executable).parent / "avalon"),
+            "up",
+            "--port",
+            "0",
+            "--data-dir",
+            directory,
+            *arguments,
+        ],
         stdout=subprocess.PIPE,
         stderr=(Path(directory) / "service.log").open("w"),
         text=True,
@@ -284,6 +292,7 @@ def main() -> None:
         default=0,
         help="also compare the submit rate with so many stored orders (1000000: 3 minutes)",
     )
+    parser.add_argument("--no-pool", action="store_true", help="leave out the figures of a pool")
     parser.add_argument("--json", action="store_true", help="also print the figures as one JSON object")
     options = parser.parse_args()
     counts = {1: max(options.orders // 8, 100), 8: max(options.orders // 2, 100), 64: options.orders}
@@ -309,6 +318,10 @@ def main() -> None:
         finally:
             service.process.send_signal(signal.SIGTERM)
             service.process.wait(30)
+    if not options.no_pool:
+        import pool  # it stands on this module
+
+        pool.section(max(options.orders * 3 // 4, 300), rounds=5)
     if options.stored:
         stored_bar(options.stored)
     if options.json:

@@ -220,3 +220,23 @@ def test_keys_survive_sealing_to_bytes() -> None:
 def test_no_key_shows_itself_in_its_repr() -> None:
     for key in (KEY, HPKE, SigningKey.generate()):
         assert key.to_bytes().hex()[:16] not in repr(key)
+
+
+def test_a_fresh_key_s_pem_is_what_openssl_writes() -> None:
+    for _ in range(50):
+        key = SigningKey.generate()
+        number = int.from_bytes(key.to_bytes(), "big")
+        public = ec.derive_private_key(number, ec.SECP256K1()).public_key()
+        written = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        assert key.verification_key.pem == written
+        assert load_verification_key(written) == key.verification_key
+        key.verification_key.verify(bytes(32), key.sign(bytes(32)), strict=True)
+
+
+def test_only_32_bytes_between_one_and_the_order_are_a_key() -> None:
+    order = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
+    for number in (1, order - 1):
+        assert SigningKey(number.to_bytes(32, "big")).to_bytes() == number.to_bytes(32, "big")
+    for secret in (bytes(32), order.to_bytes(32, "big"), b"\xff" * 32, b"\x01" * 31, b"\x01" * 33, b""):
+        with pytest.raises(KeyFormatError):
+            SigningKey(secret)

@@ -192,7 +192,11 @@ def test_anything_before_configure_is_refused(start_enclave):
     ("arguments", "expected"),
     [
         (["--channel", "fd:77"], "not an open socket"),
-        (["--channel", "tcp:1"], "expected fd:N"),
+        (["--channel", "carrier pigeon"], "expected fd:N"),
+        (["--channel", "tcp:1"], "expected tcp:HOST:PORT"),
+        (["--channel", "tcp:127.0.0.1:1"], "the host does not answer"),
+        (["--channel", "unix:/nowhere/enclave"], "the host does not answer"),
+        (["--channel", "vsock:3"], "expected vsock:CID:PORT"),
         (["--channel", "fd:2"], "not an open socket"),
         (["--role", "queen"], "invalid choice"),
         (["--platform", "guess"], "invalid choice"),

@@ -12,6 +12,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from avalon_core.attestation.policy import TrustPolicy
+from avalon_core.attestation.rules import Measurements
 from avalon_core.channel.launch import measured_settings
 from avalon_core.channel.messages import Configure
 from avalon_core.channel.pool_messages import PoolConfigure, RecordChanged
@@ -193,15 +195,25 @@ def _changed(first: bytes, **values) -> SignedManifest:
     return SignedManifest(manifest=manifest, signatures=dict([sign_manifest(manifest, OWNER)]))
 
 
-async def test_under_a_manifest_that_does_not_admit_this_kme_no_share_is_opened(world, monkeypatch, own_tmp):
+async def test_a_kme_that_does_not_pass_gets_no_share(world, monkeypatch, own_tmp):
     opened = []
     monkeypatch.setattr(drill, "hand_back", lambda *given: opened.append(given))
-    change = _changed(world.first, kme_measurements=("11" * 32,))
+    admits_others = TrustPolicy(code=Measurements({"11" * 32}), roots=frozenset({"simulator"}))
+    monkeypatch.setattr(drill, "policy_of", lambda manifest, role: admits_others)
     with pytest.raises(DrillFailed, match="no share was opened") as caught:
-        await run_drill(world.plan(changes=[change]))
+        await run_drill(world.plan())
     assert caught.value.report is not None
     assert [check.name for check in caught.value.report.problems] == ["code identity"]
     assert opened == []
+    assert list(own_tmp.iterdir()) == []
+
+
+async def test_under_a_manifest_that_does_not_admit_this_installation_the_kme_does_not_even_start(
+    world, own_tmp
+):
+    change = _changed(world.first, kme_measurements=("11" * 32,))
+    with pytest.raises(DrillFailed, match="did not start"):
+        await run_drill(world.plan(changes=[change]))
     assert list(own_tmp.iterdir()) == []
 
 
@@ -285,7 +297,16 @@ def test_the_command_in_json(run):
     assert failed.exit_code == 1
     told = json.loads(failed.stdout)
     assert told["recovered"] is False
+    assert "did not start" in told["error"]
+
+
+def test_the_command_tells_which_check_the_kme_did_not_pass(run, monkeypatch):
+    monkeypatch.setattr(drill, "policy_of", lambda manifest, role: TrustPolicy())
+    told = json.loads(run(*TWO_KEYS, "--manifest", "first.json", "--json").stdout)
     assert told["report"]["verdict"] == "failed"
+    ran = run(*TWO_KEYS, "--manifest", "first.json")
+    assert ran.exit_code == 1
+    assert "code identity failed" in ran.stderr
 
 
 REFUSED = {
@@ -293,7 +314,7 @@ REFUSED = {
     "this installation is not admitted": (
         (*TWO_KEYS, "--manifest", "first.json", "--change", "worse.json"),
         1,
-        "code identity",
+        "did not start",
     ),
     "a key that others can read": (("--key", "open.key", "--manifest", "first.json"), 2, "chmod 600"),
     "a key that is none": (("--key", "nonsense.key", "--manifest", "first.json"), 2, "not an owner's"),

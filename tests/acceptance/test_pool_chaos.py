@@ -68,7 +68,7 @@ class SdkLoad:
                 text = f"{number}.{len(self.results)}"
                 handle = await client.submit("echo-result", [text], suite=suite, timeout=60)
                 outcome = await handle.result()
-                assert outcome.items == [b"RESULT: " + text.encode()]
+                assert list(outcome.items) == [b"RESULT: " + text.encode()]
                 self.slowest = max(self.slowest, time.monotonic() - began)
                 assert outcome.work_order_id not in self.results
                 self.results[outcome.work_order_id] = msgspec.json.decode(outcome.raw)

@@ -64,9 +64,15 @@ class Secrets:
     """What one order is opened and answered with."""
 
     keys: OrderKeys = field(repr=False)
-    signer: ResultSigner = field(repr=False)
+    signer: SigningKey | ResultSigner = field(repr=False)
     voucher: PoolVoucher | None = None
     """In a pool: the pool's word for the key of ``signer``; None where the pool's own key signs."""
+
+    request: WorkOrderRequest | None = field(default=None, repr=False)
+    """The very order that the keys are of, read; None: it is read once more."""
+
+    print_: bytes | None = None
+    """Its fingerprint."""
 
 
 class Words(Protocol):
@@ -166,8 +172,9 @@ class Processor:
         Raises:
             WorkOrderError: as the module says.
         """
-        request = self._own(params)  # 1
-        print_ = fingerprint(params)
+        read = secrets.request if secrets is not None else None
+        request = self._own(params, read)  # 1
+        print_ = (secrets.print_ if secrets is not None else None) or fingerprint(params)
         again = self.replay.answer_of(request.work_order_id, print_)
         if again is not None:
             update = self._words().finished(request, again) if receipt else None
@@ -273,8 +280,8 @@ class Processor:
             raise WorkOrderError(WorkOrderCode.BUSY, "the order came without its secrets; submit it again")
         return Secrets(keys=unlock(request, self.keys), signer=self.signer)
 
-    def _own(self, params: bytes) -> WorkOrderRequest:
-        request = decode_request(params)
+    def _own(self, params: bytes, read: WorkOrderRequest | None = None) -> WorkOrderRequest:
+        request = read if read is not None else decode_request(params)
         if request.worker_id != self.worker_id:
             raise invalid_order(
                 "workerId: the order is for another worker; retrieve the list of workers again"

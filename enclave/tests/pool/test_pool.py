@@ -7,7 +7,7 @@ from pool_orders import NONCE, ask, opening, sealed
 from pool_world import World, manifest_of
 
 from avalon_core.channel.pool import OpenOrder, OrderOpened, SignReceipt, SignResult
-from avalon_core.crypto.dialects import AVALON
+from avalon_core.crypto.dialects import AVALON, HPKE
 from avalon_core.crypto.manifests import (
     Manifest,
     SignedManifest,
@@ -17,7 +17,7 @@ from avalon_core.crypto.manifests import (
     sign_manifest,
 )
 from avalon_core.crypto.orders import voucher_digest
-from avalon_core.crypto.signing import SigningKey, load_verification_key
+from avalon_core.crypto.signing import SigningKey
 from avalon_core.errors import PolicyViolation
 from avalon_core.protocol.encodings import encode_base64
 from avalon_core.protocol.ids import HexStr, WorkOrderId
@@ -174,7 +174,8 @@ def test_a_failed_order_is_never_opened_again_at_any_kme(world):
 def test_receipts_are_signed_for_orders_that_the_wpe_has_only(world):
     hash_ = bytes(32)
     assert ask(world, "wpe-1", lambda number: SignReceipt(number, "ab01", False, hash_)).signature == b""
-    assert ask(world, "wpe-1", lambda number: SignResult(number, "ab01", hash_)).signature == b""
+    asked = lambda number: SignResult(number, "ab01", FORMAT_HPKE, "AAAA", hash_, hash_)  # noqa: E731
+    assert ask(world, "wpe-1", asked).signature == b""
 
 
 def test_where_kmes_sign_results_a_wpe_gets_no_key():
@@ -186,11 +187,38 @@ def test_where_kmes_sign_results_a_wpe_gets_no_key():
     pool = world.machines["kme-1"].pool
     opened = ask(world, "wpe-1", opening(sealed(pool)))
     assert (opened.code, opened.signing_key, opened.voucher) == (0, b"", b"")
-    result_hash = hashlib.sha256(b"R").digest()
-    signed = ask(world, "wpe-1", lambda number: SignResult(number, "ab01", result_hash))
-    load_verification_key(pool.signing.verification_key.pem).verify(
-        result_hash, signed.signature, strict=True
+    items, request_hash = bytes(range(32)), bytes(32)
+    signed = ask(
+        world, "wpe-1", lambda number: SignResult(number, "ab01", FORMAT_HPKE, "AAAA", items, request_hash)
     )
+    result_hash = HPKE.result_hash_of(
+        sealed(pool).request,
+        worker_nonce="AAAA",
+        items_digest=items,
+        request_hash=request_hash,
+        ext_verification_key=None,
+    )
+    pool.signing.verification_key.verify(result_hash, signed.signature, strict=True)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("ab02", FORMAT_HPKE, "AAAA"),
+        ("ab01", "a dialect of its own", "AAAA"),
+        ("ab01", "eea-1.1", "no base64"),
+    ],
+    ids=["of another order", "in no dialect", "with a nonce that is none"],
+)
+def test_a_kme_signs_no_other_result(asked):
+    world = World(manifest=manifest_of(kme_signs_results=True))
+    world.kme("kme-1").create()
+    world.wpe("wpe-1")
+    world.connect("wpe-1", "kme-1")
+    world.run()
+    assert ask(world, "wpe-1", opening(sealed(world.machines["kme-1"].pool))).code == 0
+    answer = ask(world, "wpe-1", lambda number: SignResult(number, *asked, bytes(32), bytes(32)))
+    assert answer.signature == b""
 
 
 def test_a_kme_that_joins_has_the_pool_s_keys_and_serves_at_once(world):
@@ -306,6 +334,22 @@ def test_a_rolled_back_seal_is_detected_by_the_peers_and_what_was_lost_comes_bac
     assert "rollback_detected" in [name for name, _ in world.machines["kme-2"].events]
     assert world.machines["kme-2"].pool.current.epoch.number == 2
     assert node.is_serving
+
+
+def test_a_rollback_is_detected_when_all_kmes_were_restarted_together(world):
+    world.kme("kme-2")
+    world.connect("kme-2", "kme-1")
+    world.run()
+    old = world.seals["kme-2"][0]
+    world.now += 10
+    world.nodes["kme-1"].rotate(expected=1)
+    world.run()
+    world.restarted_kme("kme-1")
+    node = world.restarted_kme("kme-2", seal=old)
+    world.connect("kme-2", "kme-1")
+    world.run()
+    assert node.counters.rollbacks == 1
+    assert world.nodes["kme-1"].counters.rollbacks == 0
 
 
 def test_an_honest_restart_is_no_rollback(world):

@@ -39,7 +39,7 @@ def test_the_invariants_hold_in_every_schedule(part, monkeypatch):
         tampered += simulation.tampered
         restarts += simulation.restarts
     if SCHEDULES >= _PART:
-        assert min(opens, tampered, restarts) > _PART, "schedules in which little happens show little"
+        assert min(opens, tampered, restarts) > _PART // 4, "schedules in which little happens show little"
 
 
 # -- that the checks can fail: each breaks one rule, and is found

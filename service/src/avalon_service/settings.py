@@ -112,9 +112,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pool_more: tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...] = ()
     """Names of further workers, each a pool of its own beside the first, with as many enclaves."""
 
-    pool_manifest: str = ""
-    """File of the manifest with which a new pool begins. Empty: one that admits the enclaves of this installation, and
-    that nobody can change. Without effect once there is a pool."""
+    pool_manifest: tuple[str, ...] = ()
+    """Files of the manifests with which new pools begin, one for each worker. Empty: manifests that admit the enclaves of
+    this installation, and that nobody can change. Without effect once there is a pool."""
 
     pool_recover: bool = False
     """Start the first KME without keys, to take the owners' recovery shares (``avalon pool recover``)."""

@@ -92,6 +92,10 @@ class OrderOpened(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     voucher: bytes = b""
     """DER by the pool's key, as protocol section 5.5 has it."""
 
+    verification_key: _Text = ""
+    """PEM of the one-time key's public part, to which the voucher is. (The WPE could derive it, at the price of a tenth of
+    what it does for an order.)"""
+
     def __repr__(self) -> str:
         return f"<OrderOpened {self.number}, code {self.code}>"
 
@@ -105,11 +109,20 @@ class OrdersOpened(
 
 
 class SignResult(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """PostProcessWorkOrder: have the KME sign the response hash R of an order that it opened for this WPE."""
+    """PostProcessWorkOrder: have the KME sign the result of an order that it opened for this WPE.
+
+    The KME makes R itself, from the ids of the order that it opened: a WPE cannot have it sign anything but a result of that
+    order.
+    """
 
     number: int
     work_order_id: _Text
-    result_hash: _Digest
+    dialect: _Text
+    worker_nonce: _Text
+    """Base64."""
+
+    items_digest: _Digest
+    request_hash: _Digest
 
 
 class SignResults(

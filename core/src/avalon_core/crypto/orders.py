@@ -226,16 +226,18 @@ class PoolVoucher:
 
 
 class ResultSigner(Protocol):
-    """What signs a result: a key, or whoever has it."""
+    """Who signs results with a key that is not here: from their parts, so that nothing else can be had signed."""
 
-    def sign(self, digest: bytes) -> bytes:
-        """DER over 32 bytes."""
+    def sign_result(
+        self, dialect: Dialect, *, worker_nonce: str, items_digest: bytes, request_hash: bytes
+    ) -> bytes:
+        """DER over R (:meth:`avalon_core.crypto.dialects.Dialect.result_hash_of`) of a result without a one-time key."""
 
 
 def seal_result(
     opened: OpenedOrder,
     outputs: Sequence[Item],
-    signer: ResultSigner,
+    signer: SigningKey | ResultSigner,
     *,
     voucher: PoolVoucher | None = None,
     worker_nonce: bytes | None = None,
@@ -276,7 +278,15 @@ def seal_result(
         ext_verification_key=voucher.verification_key_pem if voucher else None,
         ext_verification_key_signature=Base64Str(encode_base64(voucher.signature)) if voucher else None,
     )
-    signature = signer.sign(opened.dialect.result_hash(request, unsigned, opened.request_hash))
+    if isinstance(signer, SigningKey):
+        signature = signer.sign(opened.dialect.result_hash(request, unsigned, opened.request_hash))
+    else:
+        signature = signer.sign_result(
+            opened.dialect,
+            worker_nonce=unsigned.worker_nonce,
+            items_digest=opened.dialect.result_items_digest(unsigned),
+            request_hash=opened.request_hash,
+        )
     return msgspec.structs.replace(unsigned, worker_signature=Base64Str(encode_base64(signature)))
 
 

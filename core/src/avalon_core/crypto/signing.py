@@ -3,8 +3,10 @@
 libsecp256k1 (coincurve) does the arithmetic: OpenSSL needs some fifteen times as long on this curve.
 """
 
+import base64
 import functools
 import hashlib
+import os
 
 import coincurve
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -23,27 +25,51 @@ _ORDER = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D03641
 
 SECRET_KEY_BYTES = 32
 
+_SPKI_PREFIX = bytes.fromhex("3056301006072a8648ce3d020106052b8104000a034200")
+"""DER of a SubjectPublicKeyInfo of this curve, up to the uncompressed point. All of them begin so (RFC 5480): writing it
+down saves OpenSSL's reading of a point that libsecp256k1 has just made."""
+
+_PEM_LINE = 64
+
+
+class _SecretKey(coincurve.PrivateKey):
+    """The private key alone: in a pool every order has a fresh one, and what signs needs no public key, much less two."""
+
+    def __init__(self, secret: bytes) -> None:
+        self.secret = coincurve.utils.validate_secret(secret)
+        self.context = coincurve.GLOBAL_CONTEXT
+
 
 class SigningKey:
     """A private secp256k1 key. Its bytes leave it only through :meth:`to_bytes`, for sealing."""
 
-    __slots__ = ("_key", "verification_key")
+    __slots__ = ("_key", "_verification_key")
 
     def __init__(self, secret: bytes) -> None:
         try:
             if len(secret) != SECRET_KEY_BYTES:  # libsecp256k1's binding pads what is short
                 raise ValueError
-            self._key = coincurve.PrivateKey(secret)
+            self._key = _SecretKey(secret)
         except ValueError as exc:
             raise KeyFormatError(
                 "not a secp256k1 private key: expected 32 bytes between 1 and the group order"
             ) from exc
-        self.verification_key = VerificationKey(self._key.public_key)
+        self._verification_key: VerificationKey | None = None
+
+    @property
+    def verification_key(self) -> "VerificationKey":
+        """Its public part. Computed when it is asked for: who is given a one-time key is told its public part, too."""
+        if self._verification_key is None:
+            self._verification_key = VerificationKey(coincurve.PublicKey.from_valid_secret(self._key.secret))
+        return self._verification_key
 
     @classmethod
     def generate(cls) -> "SigningKey":
         """A fresh key from the operating system's randomness."""
-        return cls(coincurve.PrivateKey().secret)
+        while True:
+            secret = os.urandom(SECRET_KEY_BYTES)
+            if 0 < int.from_bytes(secret, "big") < _ORDER:
+                return cls(secret)
 
     @classmethod
     def from_pem(cls, pem: str) -> "SigningKey":
@@ -128,8 +154,8 @@ def digest_of_text(text: str) -> bytes:
 
 
 def _to_pem(key: coincurve.PublicKey) -> str:
-    public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), key.format())
-    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
+    text = base64.b64encode(_SPKI_PREFIX + key.format(compressed=False)).decode("ascii")
+    return f"-----BEGIN PUBLIC KEY-----\n{text[:_PEM_LINE]}\n{text[_PEM_LINE:]}\n-----END PUBLIC KEY-----\n"
 
 
 def _normalise(signature: bytes) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from avalon_core.channel.messages import Process
 from avalon_core.channel.pool import OpenOrder, OrderOpened, Signed, SignReceipt, SignResult
-from avalon_core.crypto.dialects import OrderKeys
+from avalon_core.crypto.dialects import Dialect, OrderKeys
 from avalon_core.crypto.orders import PoolVoucher
 from avalon_core.crypto.receipts import failure_hash, signed_response_hash
 from avalon_core.crypto.signing import SigningKey, load_verification_key
@@ -54,7 +54,7 @@ class Desk:
             self._in_hand[message.handle] = request.work_order_id
 
         def answered(answer: Answer | None) -> None:
-            then(self._secrets(request, answer))
+            then(self._secrets(request, print_, answer))
 
         try:
             self._node.ask(lambda number: OpenOrder(number, message.handle, header, print_), answered)
@@ -78,20 +78,23 @@ class Desk:
         if finished:
             self._node.finished(finished)
 
-    def _secrets(self, request: WorkOrderRequest, answer: Answer | None) -> Secrets | WorkOrderError:
+    def _secrets(
+        self, request: WorkOrderRequest, print_: bytes, answer: Answer | None
+    ) -> Secrets | WorkOrderError:
         if not isinstance(answer, OrderOpened):
             return WorkOrderError(WorkOrderCode.BUSY, _BUSY)
         if answer.code:
             return WorkOrderError(WorkOrderCode(answer.code), answer.message)
         keys = OrderKeys(session=answer.session, own=answer.own)
         if not answer.signing_key:
-            return Secrets(keys=keys, signer=_KmeSigner(self, request.work_order_id))
+            signs = _KmeSigner(self, request.work_order_id)
+            return Secrets(keys=keys, signer=signs, request=request, print_=print_)
         try:
             signer = SigningKey(answer.signing_key)
         except KeyFormatError:
             return WorkOrderError(WorkOrderCode.BUSY, _BUSY)
-        voucher = PoolVoucher(verification_key_pem=signer.verification_key.pem, signature=answer.voucher)
-        return Secrets(keys=keys, signer=signer, voucher=voucher)
+        voucher = PoolVoucher(verification_key_pem=answer.verification_key, signature=answer.voucher)
+        return Secrets(keys=keys, signer=signer, voucher=voucher, request=request, print_=print_)
 
     # -- words of receipts: satisfies avalon_enclave.processor.Words
 
@@ -147,11 +150,17 @@ class Desk:
 
 
 class _KmeSigner:
-    """Signs a result with the pool's key, which a KME holds."""
+    """Has results signed with the pool's key, which a KME holds."""
 
     def __init__(self, desk: Desk, work_order_id: str) -> None:
         self._desk = desk
         self._work_order_id = work_order_id
 
-    def sign(self, digest: bytes) -> bytes:
-        return self._desk.sign(lambda number: SignResult(number, self._work_order_id, digest))
+    def sign_result(
+        self, dialect: Dialect, *, worker_nonce: str, items_digest: bytes, request_hash: bytes
+    ) -> bytes:
+        return self._desk.sign(
+            lambda number: SignResult(
+                number, self._work_order_id, dialect.name, worker_nonce, items_digest, request_hash
+            )
+        )

@@ -186,6 +186,9 @@ class KmeNode:
         self._peers: dict[int, _Peer] = {}
         self._left: dict[bytes, Resumption] = {}
         self._untold: list[tuple[str, bytes, int, str]] = []
+        self._telling = 0
+        """Threads that are opening orders, each of which tells the peers when it is done."""
+
         self._wpes_untold = False
         self._draining = False
         self.office = Office(on_opened=self._note_opened)
@@ -362,6 +365,8 @@ class KmeNode:
         self, link: int, peer: _Peer, registration: Registration, orders: tuple[OpenOrder, ...]
     ) -> None:
         opened = []
+        with self._lock:
+            self._telling += 1
         for order in orders:
             if self._draining:
                 answer = OrderOpened(order.number, code=8, message="this KME drains", retry=True)
@@ -370,6 +375,7 @@ class KmeNode:
             opened.append(answer)
         good = sum(1 for answer in opened if answer.code == 0)
         with self._lock:
+            self._telling -= 1
             peer.pending -= len(orders)
             self.counters.opened += good
             self.counters.refused += len(opened) - good
@@ -567,8 +573,17 @@ class KmeNode:
 
     def _note_revision(self, instance: str, revision: int) -> None:
         if self._state is not None:
-            # Not a change that peers must hear of: they are told with the next one.
-            self._state = states.note_revision(self._state, instance, revision)
+            self._remember(states.note_revision(self._state, instance, revision))
+
+    def _remember(self, state: PoolState) -> None:
+        """Take a state that is new in nothing but what was seen of seals.
+
+        Not a change that peers must hear of: they are told with the next one. But it is sealed, under the revision that there
+        is: should all KMEs be restarted at once, their seals are all that remembers.
+        """
+        before, self._state = self._state, state
+        if self._serving and before is not None and before.revisions != state.revisions:
+            self._outside.state_changed(state, self._instance, self._revision)
 
     def _change(self, state: PoolState, *, seal: bool = False) -> None:
         """Take a state, seal it, and tell the peers, where it says anything new."""
@@ -576,7 +591,7 @@ class KmeNode:
         before = self._state
         changed = before is None or states.digest_of_state(before) != states.digest_of_state(state)
         if not changed and not seal:
-            self._state = state
+            self._remember(state)
             return
         judged_by = digest_of(encode_manifest(self._manifest())).hex()
         self._take(state)
@@ -704,7 +719,7 @@ class KmeNode:
     def _note_opened(self, work_order_id: str, fingerprint: bytes, token: int, wpe: str) -> None:
         with self._lock:
             self._untold.append((work_order_id, fingerprint, token, wpe))
-            if len(self._untold) == 1:
+            if len(self._untold) == 1 and not self._telling:
                 # For what no WPE asked for; else it is told before the WPE is answered.
                 self._outside.run(self._gossip)
 

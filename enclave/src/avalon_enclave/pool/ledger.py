@@ -88,7 +88,9 @@ class Ledger:
         known = self._orders.get(work_order_id)
         self._put(
             work_order_id,
-            OpenedOrder(known.fingerprint if known else _NO_FINGERPRINT, FAILED_TOKEN, known.holder if known else ""),
+            OpenedOrder(
+                known.fingerprint if known else _NO_FINGERPRINT, FAILED_TOKEN, known.holder if known else ""
+            ),
         )
 
     def told(self, work_order_id: str, fingerprint: bytes, token: int, holder: str) -> bool:

@@ -14,14 +14,15 @@ For any number of threads: cryptography runs outside of the lock.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from avalon_core.channel.pool import OpenOrder, OrderOpened, SignReceipt, SignResult
-from avalon_core.crypto.dialects import OrderKeys
+from avalon_core.crypto.dialects import HPKE, SESSION_DIALECTS, Dialect, OrderKeys
 from avalon_core.crypto.orders import unlock, voucher_digest
 from avalon_core.crypto.receipts import RENOUNCED
 from avalon_core.crypto.signing import SigningKey
+from avalon_core.errors import EncodingError
 from avalon_core.protocol.encodings import encode_base64
 from avalon_core.protocol.errors import WorkOrderCode, WorkOrderError, failed_order, invalid_order
 from avalon_core.protocol.ids import WorkerId, worker_id_of
@@ -33,6 +34,11 @@ from avalon_enclave.receipts import SignedUpdate, sign_failed, sign_finished
 
 _MAX_MESSAGE_CHARS = 256
 
+
+MAX_HEADERS = 8192
+"""Orders whose results are still to be signed here: some kilobytes each."""
+
+_DIALECTS: Mapping[str, Dialect] = {dialect.name: dialect for dialect in (HPKE, *SESSION_DIALECTS)}
 
 MAX_REGISTRATIONS = 16_384
 """Runs of WPEs that are remembered, for how many orders each has processed."""
@@ -60,10 +66,14 @@ class Office:
         for the peers."""
         self._lock = threading.Lock()
         self._ledger = Ledger()
+        self._headers: OrderedDict[tuple[str, str], WorkOrderRequest] = OrderedDict()
         self._registrations: OrderedDict[str, Registration] = OrderedDict()
         self._pool: Pool | None = None
         self._worker_id: WorkerId | None = None
         self._on_opened = on_opened
+        self.step_aside: Callable[[], None] = lambda: None
+        """Called before a millisecond of RSA, which leaves the interpreter to other threads."""
+
         self.is_open = False
         """Whether the keys are known to be the newest, and may be used. Its KME says so."""
 
@@ -121,14 +131,26 @@ class Office:
 
     def sign_result(self, registration: Registration, asked: SignResult) -> bytes:
         """R under the pool's key, or nothing: results are signed here only where the manifest says so, and only of orders
-        that are opened for this WPE.
+        that were opened here for this WPE. R is made of that order's own ids, so nothing else can be had signed.
         """
         with self._lock:
             pool = self.pool
-            allowed = pool.manifest.kme_signs_results and self._ledger.holds(
-                asked.work_order_id, registration.instance
+            request = self._headers.get((registration.instance, asked.work_order_id))
+            holds = self._ledger.holds(asked.work_order_id, registration.instance)
+        dialect = _DIALECTS.get(asked.dialect)
+        if not pool.manifest.kme_signs_results or request is None or not holds or dialect is None:
+            return b""
+        try:
+            result_hash = dialect.result_hash_of(
+                request,
+                worker_nonce=asked.worker_nonce,
+                items_digest=asked.items_digest,
+                request_hash=asked.request_hash,
+                ext_verification_key=None,
             )
-        return pool.signing.sign(asked.result_hash) if allowed else b""
+        except EncodingError:
+            return b""
+        return pool.signing.sign(result_hash)
 
     def sign_receipt(self, registration: Registration, asked: SignReceipt) -> bytes:
         """The worker's update of a receipt under the pool's key, or nothing: only of an order that is opened for this WPE.
@@ -181,6 +203,8 @@ class Office:
         """The WPE is done with these."""
         with self._lock:
             registration.orders.difference_update(work_order_ids)
+            for work_order_id in work_order_ids:
+                self._headers.pop((registration.instance, work_order_id), None)
 
     def _open(self, registration: Registration, order: OpenOrder) -> OrderOpened:
         if not self.is_open:
@@ -193,6 +217,8 @@ class Office:
             )
         if any(item.data for item in (*request.in_data, *request.out_data)):
             raise invalid_order("a WPE sent an order's data to its KME: expected the header alone")
+        if not request.is_hpke:
+            self.step_aside()
         keys = _unlock(request, pool)  # 2, 3
         with self._lock:  # 4
             known = self._ledger.holds(request.work_order_id, registration.instance)
@@ -213,6 +239,10 @@ class Office:
             return _again(order.number, refusal.reason)
         self._on_opened(request.work_order_id, order.fingerprint, order.token, registration.instance)
         if pool.manifest.kme_signs_results:
+            with self._lock:
+                self._headers[registration.instance, request.work_order_id] = request
+                if len(self._headers) > MAX_HEADERS:
+                    self._headers.popitem(last=False)
             return OrderOpened(order.number, session=keys.session, own=dict(keys.own))
         one_time = SigningKey.generate()  # 5
         digest = voucher_digest(one_time.verification_key.pem, request.requester_nonce)
@@ -222,6 +252,7 @@ class Office:
             own=dict(keys.own),
             signing_key=one_time.to_bytes(),
             voucher=pool.signing.sign(digest),
+            verification_key=one_time.verification_key.pem,
         )
 
 

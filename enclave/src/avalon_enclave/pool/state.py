@@ -309,9 +309,7 @@ def _load_epoch(epoch: Epoch) -> EpochKeys:
         raise KeyFormatError("not a private key in DER") from None
     if not isinstance(rsa, RSAPrivateKey) or rsa.key_size != RSA_BITS:
         raise KeyFormatError(f"expected an RSA private key of {RSA_BITS} bits")
-    return EpochKeys(
-        epoch=epoch, keys=WorkerKeys(rsa=RsaPrivateKey(rsa), hpke=HpkePrivateKey(epoch.hpke))
-    )
+    return EpochKeys(epoch=epoch, keys=WorkerKeys(rsa=RsaPrivateKey(rsa), hpke=HpkePrivateKey(epoch.hpke)))
 
 
 def _replaced_at(epoch: Epoch, epochs: Sequence[Epoch]) -> int:

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import json
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -64,6 +63,7 @@ from avalon_enclave.pool.judging import CODE_REFUSED, Judge, issue, machine_of
 from avalon_enclave.pool.kme import ROLE, KmeNode
 from avalon_enclave.pool.recovery import Recoverer, make_shares
 from avalon_enclave.pool.state import Pool, PoolState, change_manifest, decode_state, encode_state, load
+from avalon_enclave.relay import Relay
 
 _TICK_SECONDS = 60.0
 _INSTANCE_BYTES = 16
@@ -147,7 +147,8 @@ class KmeProcess:
         if platform.simulated is False and any(root.startswith("simulator") for root in manifest.roots):
             raise StartRefused("the manifest accepts a simulator's root, and this enclave runs on hardware")
         self._judge = Judge(simulated=platform.simulated, own_machine=self._own_machine)
-        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        # One at a time but for RSA: threads that share out microseconds of our suite cost more than they win.
+        self._queue: Relay[Callable[[], object]] = Relay()
         self._threads = [
             threading.Thread(target=self._work, name=f"kme-{number}", daemon=True)
             for number in range(max(2, os.cpu_count() or 1))
@@ -171,6 +172,7 @@ class KmeProcess:
         self.node = KmeNode(
             self, instance=instance, first_manifest=self._pool.first_manifest, manifest=manifest
         )
+        self.node.office.step_aside = self._queue.step_aside
 
     def require_admitted(self) -> None:
         """Refuse to start where no manifest that is known here admits this very code. One that joins is told by its peer.
@@ -215,8 +217,7 @@ class KmeProcess:
     def end(self) -> None:
         """End the threads."""
         self._ended.set()
-        for _ in self._threads:
-            self._queue.put(None)
+        self._queue.end(len(self._threads))
 
     def serve(self, messages: Iterator[ToEnclave]) -> int:
         """Do what the host says until it says Shutdown or closes the channel."""
@@ -300,7 +301,7 @@ class KmeProcess:
     # -- what threads do
 
     def _work(self) -> None:
-        while (work := self._queue.get()) is not None:
+        while (work := self._queue.take()) is not None:
             try:
                 work()
             except BaseException as exc:  # noqa: BLE001 one piece of work must not end the thread; its text may be secret

@@ -89,7 +89,7 @@ def _show(status: PoolStatusResult) -> None:
         remark("SIMULATED: no hardware protects this pool; the operator of its machine can read all of it")
     if status.rollbacks:
         remark(
-            f"ROLLBACK: {status.rollbacks} times a KME was started with an older state than its peers had seen. Somebody "
+            f"ROLLBACK: {status.rollbacks} time{'s' if status.rollbacks != 1 else ''} a KME was started with an older state than its peers had seen. Somebody "
             "brought back an old disk or a copy: find out who, and why. See docs/pool-operations.md."
         )
     show(f"{status.worker}  {status.state}", f"bold {_STYLES.get(status.state, '')}".strip())

@@ -69,21 +69,27 @@ async def open_pool(
 
 
 def _given_manifest(settings: Settings) -> Manifest:
-    path = Path(settings.pool_manifest)
+    """Of the given manifests the one of this worker."""
+    found = [_read_manifest(Path(name)) for name in settings.pool_manifest]
+    for manifest in found:
+        if manifest.worker_name == settings.worker_name:
+            return manifest
+    named = ", ".join(repr(manifest.worker_name) for manifest in found)
+    raise PoolUnusable(
+        f"pool_manifest: none is of the worker {settings.worker_name!r}, which begins a pool: got manifests of {named}"
+    )
+
+
+def _read_manifest(path: Path) -> Manifest:
     try:
         with path.open("rb") as file:
-            manifest = read_manifest(file.read(_MAX_MANIFEST_BYTES + 1))
+            return read_manifest(file.read(_MAX_MANIFEST_BYTES + 1))
     except OSError as exc:
         raise PoolUnusable(f"pool_manifest: {path} cannot be read: {exc.strerror}") from exc
     except EvidenceError as exc:
         raise PoolUnusable(
             f"pool_manifest: {path}: {exc.message}; 'avalon pool manifest' writes one"
         ) from exc
-    if manifest.worker_name != settings.worker_name:
-        raise PoolUnusable(
-            f"pool_manifest: {path} is of the worker {manifest.worker_name!r}, the settings of {settings.worker_name!r}"
-        )
-    return manifest
 
 
 async def _own_manifest(settings: Settings, measured: Mapping[str, str]) -> Manifest:

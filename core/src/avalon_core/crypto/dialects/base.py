@@ -95,6 +95,35 @@ class Dialect(Protocol):
             DecryptionFailed, EncodingError
         """
 
+    def result_items_digest(self, result: WorkOrderResult) -> bytes:
+        """What R says of the outputs: 32 bytes.
+
+        Raises:
+            EncodingError
+        """
+
+    def result_hash_of(
+        self,
+        request: WorkOrderRequest,
+        *,
+        worker_nonce: str,
+        items_digest: bytes,
+        request_hash: bytes,
+        ext_verification_key: str | None,
+    ) -> bytes:
+        """R, from the parts of a result: whoever signs for another enclave makes it itself.
+
+        Args:
+            request: its ids and requester's nonce are what counts.
+            worker_nonce: base64.
+            items_digest: of :meth:`result_items_digest`.
+            request_hash: H.
+            ext_verification_key: PEM of a pool's one-time key, where one signs.
+
+        Raises:
+            EncodingError
+        """
+
     def result_hash(self, request: WorkOrderRequest, result: WorkOrderResult, request_hash: bytes) -> bytes:
         """R: 32 bytes that the worker signs.
 

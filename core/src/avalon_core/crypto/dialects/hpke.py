@@ -196,6 +196,28 @@ class HpkeDialect:
             return message
         return aead.open_(_output_key(keys, item, request_hash, worker_nonce), _ZERO_NONCE, message)
 
+    def result_items_digest(self, result: WorkOrderResult) -> bytes:
+        return _items_digest(result.out_data)
+
+    def result_hash_of(
+        self,
+        request: WorkOrderRequest,
+        *,
+        worker_nonce: str,
+        items_digest: bytes,
+        request_hash: bytes,
+        ext_verification_key: str | None,
+    ) -> bytes:
+        fields = encode_fields(
+            worker_nonce,
+            request.work_order_id,
+            request.worker_id,
+            request.workload_id,
+            request.requester_id,
+            ext_verification_key,
+        )
+        return hashlib.sha256(_RESULT + request_hash + fields + items_digest).digest()
+
     def result_hash(self, request: WorkOrderRequest, result: WorkOrderResult, request_hash: bytes) -> bytes:
         fields = encode_fields(
             result.worker_nonce,

@@ -120,12 +120,29 @@ class SessionDialect:
             return message
         return self._open(key_of(item, keys), iv_of(item.iv, request.session_key_iv), message)
 
+    def result_items_digest(self, result: WorkOrderResult) -> bytes:
+        return self._items_hash(result.out_data, with_keys=self.hashes_result_keys)
+
+    def result_hash_of(
+        self,
+        request: WorkOrderRequest,
+        *,
+        worker_nonce: str,
+        items_digest: bytes,
+        request_hash: bytes,
+        ext_verification_key: str | None,
+    ) -> bytes:
+        ids = self._ids_hash(self.base64_bytes(worker_nonce), request)
+        return hashlib.sha256(ids + items_digest).digest()
+
     def result_hash(self, request: WorkOrderRequest, result: WorkOrderResult, request_hash: bytes) -> bytes:
-        nonce = self.base64_bytes(result.worker_nonce)
-        ids = self._ids_hash(nonce, request)
-        return hashlib.sha256(
-            ids + self._items_hash(result.out_data, with_keys=self.hashes_result_keys)
-        ).digest()
+        return self.result_hash_of(
+            request,
+            worker_nonce=result.worker_nonce,
+            items_digest=self.result_items_digest(result),
+            request_hash=request_hash,
+            ext_verification_key=result.ext_verification_key,
+        )
 
     def seal_message(self, key: bytes, iv: bytes | None, plaintext: bytes) -> bytes:
         """Encrypt as a requester does: under the given iv, or with a fresh one before the message."""
