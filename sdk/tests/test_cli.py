@@ -125,7 +125,8 @@ async def test_workers(http_service, avalon):
         "simulated-worker",
         "SIMULATED",
         "active",
-        "mode        SIMULATED sgx", "trusted: ",
+        "mode        SIMULATED sgx",
+        "trusted: ",
         "~avalon-hpke-1",
         "any items",
     ):

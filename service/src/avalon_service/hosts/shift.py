@@ -51,6 +51,38 @@ _IN_FLIGHT_BYTES = 256 * 1024 * 1024
 it refuses."""
 
 
+_AHEAD = 2
+"""So many orders more than the one with the fewest may a shift have in hand: with fewer, claims get small; with more,
+one enclave has a queue of slow orders while another has nothing to do."""
+
+
+class Line:
+    """The shifts that take orders of one worker side by side. None gets far ahead of the others."""
+
+    def __init__(self) -> None:
+        self._shifts: set[Shift] = set()
+
+    def enter(self, shift: Shift) -> None:
+        """Count it from now on."""
+        self._shifts.add(shift)
+
+    def leave(self, shift: Shift) -> None:
+        """It takes no more orders."""
+        self._shifts.discard(shift)
+        self.moved(shift)
+
+    def room(self, shift: Shift) -> int | None:
+        """How many orders this one may take now; None: any number, it is alone."""
+        others = [other.load for other in self._shifts if other is not shift]
+        return min(others) + _AHEAD - shift.load if others else None
+
+    def moved(self, shift: Shift) -> None:
+        """It has taken some: others may follow."""
+        for other in self._shifts:
+            if other is not shift:
+                other.look_again()
+
+
 class Shift:
     """The life of one enclave process from the first claim to the last answer."""
 
@@ -63,8 +95,10 @@ class Shift:
         state: HostState,
         *,
         late_receipts: bool = True,
+        line: Line | None = None,
     ) -> None:
-        """``late_receipts``: this enclave signs the updates of receipts whose orders have ended; a pool has another for it."""
+        """``late_receipts``: this enclave signs the updates of receipts whose orders have ended; a pool has another for it.
+        ``line``: the shifts of the same worker beside this one."""
         self._settings = settings
         self._orders = orders
         self._requesters = requesters
@@ -84,6 +118,16 @@ class Shift:
         self._room.set()
         self._storing: set[asyncio.Task[None]] = set()
         self._was_busy = False
+        self._line = line or Line()
+
+    @property
+    def load(self) -> int:
+        """Orders that the enclave has in hand, without those that wait for a child process or run in one."""
+        return len(self._held) - len(self._parked)
+
+    def look_again(self) -> None:
+        """Look whether more orders can be taken."""
+        self._room.set()
 
     def heard(self, word: Word) -> None:
         """The enclave said something of an order: store an answer, off the path of the channel."""
@@ -152,6 +196,7 @@ class Shift:
         leases = asyncio.create_task(self._keep_leases(enclave))
         stop = asyncio.create_task(stopping.wait())
         tasks = {ended, claims, leases, stop}
+        self._line.enter(self)
         receipts = asyncio.create_task(self._keep_receipts(enclave))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -169,6 +214,7 @@ class Shift:
                         failed.result()
             raise EnclaveEnded(await ended)
         finally:
+            self._line.leave(self)
             unwatch()
             for task in (*tasks, receipts):
                 task.cancel()
@@ -186,9 +232,14 @@ class Shift:
         """Claim and hand over; returns where ``limit`` orders were carried and all are answered and stored."""
         worker_id, lease = self._state.worker_id, self._settings.lease_seconds
         while True:
-            room = self._settings.in_flight - len(self._held) + len(self._parked)
+            room = self._settings.in_flight - self.load
+            fair = self._line.room(self)
+            if fair is not None:
+                room = min(room, fair)
             if limit is not None:
                 room = min(room, limit)
+            if limit == 0:
+                self._line.leave(self)
             if limit == 0 and not self._held:
                 await self._drain()
                 return
@@ -218,7 +269,9 @@ class Shift:
                 if claim.token in self._held:
                     self._held[claim.token] = msgspec.structs.replace(claim, request=b"")
             self._state.in_flight = len(self._held)
-            if not claims:
+            if claims:
+                self._line.moved(self)
+            else:
                 await self._orders.claimable(worker_id, None)
 
     async def _keep_leases(self, enclave: EnclaveProcess) -> None:

@@ -41,7 +41,7 @@ from avalon_core.protocol.workers import WorkloadInfo, decode_details
 from avalon_service.hosts.evidence import keep_fresh
 from avalon_service.hosts.process import EnclaveCommand, EnclaveEnded, EnclaveProcess, Word, adopt
 from avalon_service.hosts.receipts import ReceiptDesk
-from avalon_service.hosts.shift import HostState, Shift
+from avalon_service.hosts.shift import HostState, Line, Shift
 from avalon_service.orders.errors import StoreUnavailable
 from avalon_service.orders.ports import OrderStore, WorkerDirectory, WorkerEntry
 from avalon_service.pool.files import PoolFiles
@@ -349,6 +349,7 @@ class PoolHost:
         self._remotes: set[asyncio.Task[None]] = set()
         self.links_ended: dict[str, int] = {}
         self.places = asyncio.Semaphore(settings.pool_wpes)
+        self._line = Line()
         self._published = (0, 0)
         self._workloads: tuple[WorkloadInfo, ...] = ()
         self._details: bytes | None = None
@@ -568,7 +569,13 @@ class PoolHost:
     def new_shift(self, state: HostState) -> Shift:
         """The order-carrying part of a WPE's host."""
         return Shift(
-            self.settings, self._orders, self._requesters, self._receipts, state, late_receipts=False
+            self.settings,
+            self._orders,
+            self._requesters,
+            self._receipts,
+            state,
+            late_receipts=False,
+            line=self._line,
         )
 
     def carry(self, enclave: EnclaveProcess, message: FromPooledEnclave) -> None:
