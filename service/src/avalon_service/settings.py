@@ -81,6 +81,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How an enclave reaches its host: an inherited descriptor (``fd``); or where its loader passes none, it calls the host
     at ``unix``, ``tcp`` (on loopback, any free port or ``tcp:PORT``) or ``vsock:PORT``."""
 
+    collateral_url: str = ""
+    """A caching service (PCCS) that is asked for Intel's collateral, which goes into the worker's record on gramine and tsm.
+    Empty: Intel's own service. AMD's is asked in any case where the machine is AMD's."""
+
     keys: Literal["sealed", "fresh"] = "sealed"
     """``sealed``: the enclave's keys outlive a restart. ``fresh``: new keys at every start, so orders that were
     sealed to the old ones fail."""

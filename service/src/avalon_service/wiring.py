@@ -26,6 +26,7 @@ from avalon_service.deliveries.poster import HttpPoster
 from avalon_service.deliveries.retries import Retries
 from avalon_service.development_policy import FILE_NAME as POLICY_FILE
 from avalon_service.development_policy import write_policy
+from avalon_service.hosts.evidence import CollateralSource
 from avalon_service.hosts.host import WorkerHost
 from avalon_service.hosts.ports import Host
 from avalon_service.hosts.process import EnclaveCommand, EnclaveEnded
@@ -69,6 +70,9 @@ log = logging.getLogger(__name__)
 
 SIMULATED_PLATFORMS = frozenset({"simulated"})
 """Platforms that no hardware stands behind."""
+
+COLLATERAL_PLATFORMS = frozenset({"gramine", "tsm"})
+"""Platforms whose evidence is judged by collateral that vendors publish."""
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 """Addresses that nobody else reaches."""
@@ -119,11 +123,12 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
             receipts=store.receipts, orders=store.orders, workers=store.workers, counts=receipt_counts
         )
         quoting = await _launch_quoting(settings, stack)
+        collateral = await _open_collateral(settings, directory, stack)
         socket_path = quoting.socket_path if quoting is not None else None
         pools: list[PoolHost] = []
         host: Host
         if settings.pool:
-            pools = await _open_pools(settings, store, directory, requesters, desk, socket_path)
+            pools = await _open_pools(settings, store, directory, requesters, desk, socket_path, collateral)
             host = pools[0]
             await _open_gate(settings, directory, pools, stack)
         else:
@@ -135,6 +140,7 @@ async def serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
                 receipts=desk,
                 directory=directory / "workers" / _folder_of(settings),
                 quoting_socket=socket_path,
+                collateral=collateral,
             )
         running: Sequence[Host] = pools or [host]
         hosts = {one.state.worker_id: one for one in running}
@@ -211,6 +217,7 @@ async def _open_pools(
     requesters: RequesterKeys,
     desk: ReceiptDesk,
     quoting_socket: Path | None,
+    collateral: CollateralSource | None,
 ) -> list[PoolHost]:
     """One pool for each worker that the settings name."""
     state = directory / "workers"
@@ -242,11 +249,35 @@ async def _open_pools(
                     requesters=requesters,
                     receipts=desk,
                     command=command,
+                    collateral=collateral,
                 )
             )
         except PoolUnusable as exc:
             raise CannotStart(str(exc)) from exc
     return pools
+
+
+async def _open_collateral(
+    settings: Settings, directory: Path, stack: AsyncExitStack
+) -> CollateralSource | None:
+    """Where records get the vendor's collateral from, on platforms whose vendor publishes some."""
+    if settings.platform not in COLLATERAL_PLATFORMS:
+        return None
+    # Imported here: no other platform needs an HTTP client for it.
+    from avalon_sdk.collateral import CollateralCache, CollateralClient, CollateralSettings
+    from avalon_sdk.errors import BadRequest
+    from avalon_service.hosts.collateral import VendorCollateral
+
+    try:
+        asked = (
+            CollateralSettings(intel_url=settings.collateral_url, intel_kind="pccs")
+            if settings.collateral_url
+            else CollateralSettings()
+        )
+    except BadRequest as exc:
+        raise CannotStart(f"collateral_url: {exc}") from exc
+    client = CollateralClient(asked, cache=CollateralCache(directory / "collateral"))
+    return VendorCollateral(await stack.enter_async_context(client))
 
 
 async def _open_gate(

@@ -13,6 +13,7 @@ from avalon_core.channel.launch import measured_settings
 from avalon_core.channel.messages import Configure
 from avalon_core.crypto.manifests import Manifest, read_manifest
 from avalon_core.errors import EvidenceError
+from avalon_service.hosts.evidence import CollateralSource
 from avalon_service.hosts.process import EnclaveCommand
 from avalon_service.hosts.receipts import ReceiptDesk
 from avalon_service.orders.ports import Store
@@ -33,6 +34,7 @@ async def open_pool(
     requesters: RequesterKeys,
     receipts: ReceiptDesk,
     command: Callable[[str, str, Mapping[str, str]], EnclaveCommand],
+    collateral: CollateralSource | None = None,
 ) -> PoolHost:
     """The host of the pool that the settings describe; a new pool where there is none yet.
 
@@ -43,6 +45,7 @@ async def open_pool(
         requesters: whose orders must be signed.
         receipts: of the service.
         command: (role, name, measured settings) to how such an enclave is launched.
+        collateral: adds to the pool's record what vendors publish; None: it is as the KMEs made it.
 
     Raises:
         PoolUnusable: the manifest cannot be read, or the enclaves of this installation cannot be measured.
@@ -65,6 +68,7 @@ async def open_pool(
         receipts=receipts,
         command=lambda role, name: command(role, name, measured),
         measured=measured,
+        collateral=collateral,
     )
 
 

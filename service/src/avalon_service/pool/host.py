@@ -38,7 +38,7 @@ from avalon_core.protocol.errors import WorkerType, WorkOrderCode
 from avalon_core.protocol.ids import Base64Str, HexStr, WorkerId, worker_id_of
 from avalon_core.protocol.registry import EncryptionKeyGrant
 from avalon_core.protocol.workers import WorkloadInfo, decode_details
-from avalon_service.hosts.evidence import keep_fresh
+from avalon_service.hosts.evidence import CollateralSource, NoCollateral, keep_fresh
 from avalon_service.hosts.process import EnclaveCommand, EnclaveEnded, EnclaveProcess, Word, adopt
 from avalon_service.hosts.receipts import ReceiptDesk
 from avalon_service.hosts.shift import HostState, Line, Shift
@@ -306,6 +306,7 @@ class PoolHost:
         receipts: ReceiptDesk | None = None,
         command: Callable[[str, str], EnclaveCommand],
         measured: Mapping[str, str],
+        collateral: CollateralSource | None = None,
     ) -> None:
         """
         Args:
@@ -317,8 +318,10 @@ class PoolHost:
             receipts: brings the pool's word to receipts; None: there are none.
             command: (role, name) to how such an enclave is launched.
             measured: what enclaves of other machines are to be launched with, too.
+            collateral: adds to the record what vendors publish; None: it is as the KMEs made it.
         """
         self.measured = measured
+        self._collateral = collateral or NoCollateral()
         self.settings = settings
         self.files = files
         self._orders = orders
@@ -762,7 +765,8 @@ class PoolHost:
         published = None
         while (self._details, self._workloads) != published and self._details is not None:
             published = self._details, self._workloads
-            details = msgspec.structs.replace(decode_details(self._details), workloads=self._workloads)
+            signed = await self._collateral.add_to(self._details)
+            details = msgspec.structs.replace(decode_details(signed), workloads=self._workloads)
             types = (self.settings.application_type_id,) if self.settings.application_type_id else ()
             try:
                 await self._workers.register(
