@@ -259,7 +259,7 @@ _POOL_STATUS = {
             },
         }
     ],
-    "wpes": [{"name": "wpe-1", "state": "serving", **_ENCLAVE, "inFlight": 0}],
+    "wpes": [{"name": "wpe-1", "state": "serving", **_ENCLAVE, "inFlight": 0, "availability": "available"}],
 }
 _READ = frozenset({GeneralCode.UNKNOWN_ERROR, GeneralCode.INVALID_PARAMETER})
 _WRITE = frozenset(GeneralCode) - {GeneralCode.NO_MORE_RESULTS, GeneralCode.UNSUPPORTED_MODE}

@@ -161,6 +161,10 @@ class WpeStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     in_flight: int = 0
     """Orders that it has in hand."""
 
+    availability: str = "unavailable"
+    """In the words of the original's pools: ``available`` (it takes orders, or would at once), ``busy`` (it processes some),
+    ``unavailable``."""
+
     measurement: str = ""
     simulated: bool | None = None
     last_end: str = ""

@@ -239,6 +239,13 @@ class WpeKeeper(Keeper):
             self._host.look_at_state()
             await self._shift.serve(enclave, stopping, limit=self._orders_left)
 
+    @property
+    def availability(self) -> str:
+        """``available``, ``busy`` or ``unavailable``."""
+        if self.state not in ("spare", "serving"):
+            return "unavailable"
+        return "busy" if self.orders.in_flight else "available"
+
     def place(self) -> AbstractAsyncContextManager[object]:
         """Held while it takes orders: the others of this machine are warm spares."""
         return self._host.places
@@ -464,7 +471,14 @@ class PoolHost:
             "linksEnded": dict(self.links_ended),
             "rollbacks": sum(kme.rollbacks for kme in self.kmes),
             "kmes": [_told(kme, "serving" if kme.serves else kme.state) for kme in self.kmes],
-            "wpes": [{**_told(wpe, wpe.state), "inFlight": wpe.orders.in_flight} for wpe in self.wpes],
+            "wpes": [
+                {
+                    **_told(wpe, wpe.state),
+                    "inFlight": wpe.orders.in_flight,
+                    "availability": wpe.availability,
+                }
+                for wpe in self.wpes
+            ],
         }
 
     async def status(self) -> Mapping[str, Any]:
