@@ -163,6 +163,10 @@ def section(orders: int, rounds: int) -> None:
         for directory in directories:
             directory.cleanup()
     print(f"\npool: {CLIENTS} clients, {rounds} alternating runs: median rates, least CPU")
+    busy = os.getloadavg()[0]
+    print(
+        f"(load average {busy:.1f} on {os.cpu_count()} cores: what scales with cores shows on a quiet machine only)"
+    )
     print(f"{'':<12}" + "".join(f"{kind + ' /s':>18}{'CPU us':>9}" for kind in kinds))
     for shape in SHAPES:
         cells = (found[shape, kind] for kind in kinds)
