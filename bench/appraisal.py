@@ -22,7 +22,7 @@ import msgspec
 from avalon_core.attestation.appraisal import appraise
 from avalon_core.attestation.checks import Verdict
 from avalon_core.attestation.dcap import certificates, library, pck, statements
-from avalon_core.attestation.dcap.library import prepare
+from avalon_core.attestation.dcap.qvl import prepare
 from avalon_core.attestation.policy import TrustPolicy
 from avalon_core.simulator.vendors import MEASUREMENT_BYTES, EvidenceRequest, Issued, SimulatedVendors
 from avalon_sdk import AvalonClient

@@ -91,11 +91,15 @@ class Enclave:
     def __init__(self, threads):
         self.directory = tempfile.TemporaryDirectory()
         quoting_socket = f"{self.directory.name}/quoting"
-        # The enclave waits for it; it is idle afterwards.
-        self.quoting = subprocess.Popen(
-            [sys.executable, "-m", "avalon_service.quoting", "--socket", quoting_socket],
-            stderr=subprocess.DEVNULL,
-        )
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+            # The enclave queues there while it starts; it is idle afterwards.
+            listening.bind(quoting_socket)
+            listening.listen()
+            self.quoting = subprocess.Popen(
+                [sys.executable, "-m", "avalon_service.quoting", "--listen", f"fd:{listening.fileno()}"],
+                pass_fds=[listening.fileno()],
+                stderr=subprocess.DEVNULL,
+            )
         self.socket, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(

@@ -282,16 +282,31 @@ def extra_workloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def launch_quoting(path: Path) -> subprocess.Popen[bytes]:
+    """A quoting process that serves a socket which listens already: enclaves queue there while it starts."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        return subprocess.Popen(
+            [sys.executable, "-m", "avalon_service.quoting", "--listen", f"fd:{listening.fileno()}"],
+            pass_fds=(listening.fileno(),),
+            stderr=subprocess.DEVNULL,
+        )
+
+
+@pytest.fixture(scope="session")
+def launch_quoting_at() -> Callable[[Path], subprocess.Popen[bytes]]:
+    """How a test starts a quoting process of its own."""
+    return launch_quoting
+
+
 @pytest.fixture(scope="session")
 def quoting_socket() -> Iterator[Path]:
     """Where a SIMULATED quoting process listens: one for all tests, as one machine has."""
     # A short name: paths of Unix sockets have at most 107 bytes.
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "quoting"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "avalon_service.quoting", "--socket", str(path)], stderr=subprocess.DEVNULL
-        )
-        # No waiting for it: enclaves do.
+        process = launch_quoting(path)
         yield path
         process.terminate()
         process.wait(10)

@@ -311,21 +311,26 @@ def test_evidence_is_issued_anew_over_the_same_keys(enclave):
     assert enclave.open(sealed, enclave.receive()) == [b"RESULT: x"]
 
 
-def test_a_quoting_process_that_is_gone_is_no_reason_to_end(start_enclave, tmp_path):
+def test_a_quoting_process_that_hangs_delays_no_order_and_one_that_is_gone_is_no_reason_to_end(
+    start_enclave, launch_quoting_at
+):
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "quoting"
-        command = [sys.executable, "-m", "avalon_service.quoting", "--socket", str(path)]
-        quoting = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        quoting = launch_quoting_at(path)
         enclave = start_enclave("--quoting-socket", str(path))
         enclave.configure()
-        quoting.terminate()
-        quoting.wait(10)
+        quoting.send_signal(signal.SIGSTOP)
         enclave.send(RefreshEvidence(1))
         assert enclave.ask("echo-result", b"meanwhile") == [b"RESULT: meanwhile"]
-        answer = enclave.receive()
-    assert isinstance(answer, EvidenceRefreshed)
-    assert answer.details is None
-    assert "gave no answer" in answer.reason
+        quoting.kill()
+        quoting.wait(10)
+        answers = [enclave.receive()]
+        enclave.send(RefreshEvidence(2))
+        answers.append(enclave.receive())
+    for answer in answers:
+        assert isinstance(answer, EvidenceRefreshed)
+        assert answer.details is None
+        assert "gave no answer" in answer.reason
     assert enclave.ask("echo-result", b"after") == [b"RESULT: after"]
 
 

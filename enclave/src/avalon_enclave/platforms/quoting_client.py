@@ -27,8 +27,6 @@ from avalon_enclave.errors import StartRefused
 ANSWER_SECONDS = 10.0
 """For everything, from the first try to connect to the last byte."""
 
-_RETRY_SECONDS = 0.05
-
 
 def ask_for_quote(path: Path, request: QuoteRequest, *, seconds: float = ANSWER_SECONDS) -> Quote:
     """Have the quoting process at a socket vouch for us.
@@ -62,22 +60,16 @@ def _ask(path: Path, request: Request, deadline: float) -> Answer:
 
 
 def _connect(path: Path, deadline: float) -> socket.socket:
-    """Connect; while nobody listens yet, try again until the deadline."""
-    while True:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.settimeout(_left(deadline))
-            connection.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            connection.close()
-            if time.monotonic() + _RETRY_SECONDS >= deadline:
-                raise
-            time.sleep(_RETRY_SECONDS)
-        except BaseException:
-            connection.close()
-            raise
-        else:
-            return connection
+    """Connect. Whoever launches the quoting process listens before it does, so a process that is still starting is waited
+    for in the socket's queue."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(_left(deadline))
+        connection.connect(str(path))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _send(connection: socket.socket, data: bytes, deadline: float) -> None:

@@ -10,7 +10,7 @@ from cryptography import x509
 
 from avalon_core.attestation.chains import digest_of, load_crl
 from avalon_core.attestation.collateral import DcapCollateral
-from avalon_core.attestation.dcap import library
+from avalon_core.attestation.dcap import qvl
 from avalon_core.attestation.dcap.certificates import TIME_FORMAT, is_authority, pem_of, read_certificates
 from avalon_core.attestation.dcap.pck import is_pck_certificate
 from avalon_core.attestation.dcap.tcb_info import QeIdentity, TcbInfo, parse_qe_identity, parse_tcb_info
@@ -114,7 +114,7 @@ def _read_statements(collateral: DcapCollateral) -> Statements:
         end=int(end.timestamp()),
         time=f"of {start.astimezone(UTC):{TIME_FORMAT}} to {end.astimezone(UTC):{TIME_FORMAT}}",
         described=f"{tcb_info.source}; {qe_identity.source}",
-        for_library=library.prepare(collateral, tcb_issuers.pem, qe_issuers.pem),
+        for_library=qvl.prepare(collateral, tcb_issuers.pem, qe_issuers.pem),
     )
 
 

@@ -32,7 +32,7 @@ from datetime import datetime, timedelta
 from avalon_core.attestation.checks import Check, Verification, passed
 from avalon_core.attestation.claims import Claims, TcbStatus
 from avalon_core.attestation.collateral import Collateral
-from avalon_core.attestation.dcap import library
+from avalon_core.attestation.dcap import qvl
 from avalon_core.attestation.dcap.case import Case
 from avalon_core.attestation.dcap.certificates import (
     PckChain,
@@ -59,7 +59,7 @@ class Verified:
     chain: PckChain
     anchor: TrustAnchor
     statements: Statements
-    outcome: library.Outcome
+    outcome: qvl.Outcome
     status: TcbStatus
     collateral_expires: int
     """Unix seconds."""
@@ -104,7 +104,7 @@ def verify_quote(
     )
     try:
         verified = _verify(document, case)
-    except library.LibraryRefusal as exc:
+    except qvl.LibraryRefusal as exc:
         return Verification(checks=diagnose(case, refusal=exc.message))
     return Verification(checks=_passed_checks(verified, case), claims=claims(verified))
 
@@ -128,29 +128,29 @@ def _verify(document: bytes, case: Case) -> Verified:
     """
     quote, at = case.quote, int(case.as_of.timestamp())
     if case.attribute_problems:
-        raise library.LibraryRefusal("the attributes")
+        raise qvl.LibraryRefusal("the attributes")
     chain, anchor, as_it_came = _chain(case)
     statements = choose(case.statements, tee=case.tee, fmspc=chain.fmspc, at=at)
     if statements is None:
-        raise library.LibraryRefusal("no collateral")
+        raise qvl.LibraryRefusal("no collateral")
     if statements.odd_signer or statements.roots != {anchor.sha256}:
-        raise library.LibraryRefusal("the collateral's signer")
+        raise qvl.LibraryRefusal("the collateral's signer")
     if not chain.valid_from <= at <= chain.valid_to:
-        raise library.LibraryRefusal("the certificates' validity")
+        raise qvl.LibraryRefusal("the certificates' validity")
     inside = case.time_inside(statements)
     if inside is None:
-        raise library.LibraryRefusal("the collateral's time")
+        raise qvl.LibraryRefusal("the collateral's time")
     # Within the grace the library verifies as of another time than the verdict's.
     if inside != at and not case.signers_valid(statements):
-        raise library.LibraryRefusal("the signers' validity")
+        raise qvl.LibraryRefusal("the signers' validity")
     if any(quote.signature.qe_report.report_data[SHA256_BYTES:]):
-        raise library.LibraryRefusal("the QE report's data")
+        raise qvl.LibraryRefusal("the QE report's data")
     given = (
         document[: len(document) - quote.trailing]
         if as_it_came
         else _with_chain(quote, pem_of(chain.certificates))
     )
-    outcome = library.verify(given, statements.for_library, root=chain.root, at=inside)
+    outcome = qvl.verify(given, statements.for_library, root=chain.root, at=inside)
     return Verified(
         quote=quote,
         chain=chain,
@@ -178,11 +178,11 @@ def _chain(case: Case) -> tuple[PckChain, TrustAnchor, bool]:
                 return chain, anchor, True
     path = find_path(case)
     if path is None or path.anchor is None:
-        raise library.LibraryRefusal("no chain to a known root")
+        raise qvl.LibraryRefusal("no chain to a known root")
     try:
         return chain_of(tuple(path.path)), path.anchor, False
     except EvidenceError as exc:
-        raise library.LibraryRefusal(str(exc)) from None
+        raise qvl.LibraryRefusal(str(exc)) from None
 
 
 def _with_chain(quote: Quote, pem: bytes) -> bytes:
@@ -205,7 +205,7 @@ def _status(text: str) -> TcbStatus:
     try:
         return TcbStatus(text)
     except ValueError:
-        raise library.LibraryRefusal(f"a TCB status that is not known here: {text[:60]!r}") from None
+        raise qvl.LibraryRefusal(f"a TCB status that is not known here: {text[:60]!r}") from None
 
 
 def _passed_checks(verified: Verified, case: Case) -> list[Check]:

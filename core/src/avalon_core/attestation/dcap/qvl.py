@@ -5,7 +5,7 @@ Nothing else here imports it. It is asked for claims only: it judges no TCB stat
 
 from functools import lru_cache
 
-import dcap_qvl  # type: ignore[import-untyped]  # it ships stubs without the marker that makes them count
+import dcap_qvl
 import msgspec
 
 from avalon_core.attestation.collateral import DcapCollateral
