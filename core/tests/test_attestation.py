@@ -1,5 +1,6 @@
 """A worker's record: every check fails alone, with its verdict and a remedy; and what could not be checked has failed."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -360,3 +361,19 @@ def test_what_is_said_of_a_format_before_it_is_loaded_is_what_it_says_itself(ent
     assert (known.name, known.proof_data_type) == (entry.name, entry.proof_data_type)
     assert isinstance(known, OwnProofData) == entry.own_proof_data
     assert len({other.proof_data_type for other in ENTRIES}) == len(ENTRIES) == len(formats_module.FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("tenant", "accepted", "passes"),
+    [("acme", {"acme"}, True), ("other", {"acme"}, False), (None, {"acme"}, False), ("acme", set(), False)],
+    ids=["its own worker", "another's worker", "everybody's worker", "an empty list accepts none"],
+)
+def test_a_policy_may_ask_for_a_worker_that_is_dedicated(world, tenant, accepted, passes) -> None:
+    policy = dataclasses.replace(POLICY, tenants=frozenset(accepted))
+    report = appraise(type_data(world, binding=bound(tenant=tenant)), policy)
+    assert [name for name, _ in bad(report)] == ([] if passes else ["tenant"])
+
+
+def test_a_record_that_hides_its_pool_s_manifest_is_refused(world) -> None:
+    report = appraise(type_data(world, binding=bound(role="kme", pool="ab" * 32, manifest="ab" * 32)))
+    assert [name for name, _ in bad(report)] == ["pool manifest"]

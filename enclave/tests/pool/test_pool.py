@@ -221,6 +221,21 @@ def test_a_kme_signs_no_other_result(asked):
     assert answer.signature == b""
 
 
+def test_a_kme_signs_no_result_for_a_wpe_whose_claim_went_to_another():
+    world = World(manifest=manifest_of(kme_signs_results=True))
+    world.kme("kme-1").create()
+    for name in ("wpe-1", "wpe-2"):
+        world.wpe(name)
+        world.connect(name, "kme-1")
+    world.run()
+    order = sealed(world.machines["kme-1"].pool)
+    assert ask(world, "wpe-1", opening(order, token=1)).code == 0
+    assert ask(world, "wpe-2", opening(order, token=2)).code == 0
+    asked = ("ab01", FORMAT_HPKE, "AAAA", bytes(32), bytes(32))
+    assert ask(world, "wpe-1", lambda number: SignResult(number, *asked)).signature == b""
+    assert ask(world, "wpe-2", lambda number: SignResult(number, *asked)).signature != b""
+
+
 def test_a_kme_that_joins_has_the_pool_s_keys_and_serves_at_once(world):
     world.kme("kme-2")
     world.connect("kme-2", "kme-1")
